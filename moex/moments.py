@@ -1,0 +1,213 @@
+"""Moments of the common feature normalisations, and their exchange between the samples of a batch.
+
+Source: Li, Wu, Lim, Belongie and Weinberger, *On Feature Normalization and Data Augmentation*, CVPR 2021,
+section 3.
+
+A normalisation is the choice of the sets of entries that share a mean and a standard deviation. Split the
+channels into groups. Either a group shares its moments over all positions (`gn`), or every position of the
+group has its own (`gpono`). The others are special cases: `ln` is `gn` with one group, `in` is `gn` with
+groups of one channel, `pono` is `gpono` with one group.
+
+| norm       | channels of a set | positions of a set |
+|------------|-------------------|--------------------|
+| `pono`     | all               | one                |
+| `in`       | one               | all                |
+| `ln`       | all               | all                |
+| `gnK`      | one of K groups   | all                |
+| `gn-dK`    | a group of K      | all                |
+| `gponoK`   | one of K groups   | one                |
+| `gpono-dK` | a group of K      | one                |
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NORMS = "pono, in, ln, gnK, gn-dK, gponoK, gpono-dK (K a positive integer)"
+
+
+class Grouping(NamedTuple):
+    """What the name of a normalisation says, before the number of channels is known."""
+
+    per_position: bool
+    number: int  # of groups, or of the channels in a group
+    number_is_of_channels: bool
+
+
+def parse_norm(norm: str) -> Grouping:
+    """Reads the name of a normalisation.
+
+    Args:
+        norm: One of `pono`, `in`, `ln`, `gnK`, `gn-dK`, `gponoK`, `gpono-dK`.
+
+    Returns:
+        How the normalisation groups the channels, and whether each position is on its own.
+
+    Raises:
+        ValueError: The name is unknown, or is `bn`.
+    """
+    if norm == "bn":
+        raise ValueError(
+            "norm 'bn' cannot be exchanged: its moments are the same for every sample of a batch, so the "
+            f"exchange would be the identity; choose one of {NORMS}"
+        )
+    if norm in ("pono", "ln"):
+        return Grouping(norm == "pono", 1, False)
+    if norm == "in":
+        return Grouping(False, 1, True)
+    for family in ("gpono", "gn"):
+        number = norm.removeprefix(family).removeprefix("-d")
+        if norm in (family + number, f"{family}-d{number}") and number.isdecimal() and int(number) > 0:
+            return Grouping(family == "gpono", int(number), "-d" in norm)
+    raise ValueError(f"unknown norm {norm!r}: choose one of {NORMS}")
+
+
+def check_permutation(perm: Tensor) -> None:
+    """Refuses what cannot index a batch; the values themselves stay on the device, unread.
+
+    Raises:
+        ValueError: `perm` is not a one-dimensional tensor of int64 or int32.
+    """
+    if not isinstance(perm, Tensor):
+        raise ValueError(f"perm must be a 1-D integer tensor, not a {type(perm).__name__}; use torch.randperm(B)")
+    if perm.ndim != 1 or perm.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"perm must be 1-D and int64 or int32, not {perm.ndim}-D and {perm.dtype}; use torch.randperm(B)"
+        )
+
+
+def moments(
+    x: Tensor,
+    norm: str = "pono",
+    *,
+    eps: float = 1e-5,
+    channel_dim: int = 1,
+    positive_only: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Returns the mean and standard deviation that a normalisation removes from its input.
+
+    The variance is unbiased, and `eps` is added to it before the root. Half precision is computed in float32.
+
+    Args:
+        x: Features, `[B, C, ...]` or any other layout with the batch first and at least 3 dimensions.
+        norm: One of `pono`, `in`, `ln`, `gnK`, `gn-dK`, `gponoK`, `gpono-dK` (see the module's table).
+        eps: Added to the variance.
+        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+        positive_only: Moments of the positive entries alone, for features that follow a ReLU: the mean is
+            `sum(relu(x)) / count(x > 0)`, the variance is the biased one; a set without any has mean and
+            variance 0.
+
+    Returns:
+        `(mean, std)`, which broadcast against `x`: for `[B, C, H, W]` they are `[B, 1, H, W]` (pono),
+        `[B, C, 1, 1]` (in, gn), `[B, 1, 1, 1]` (ln) or `[B, C, H, W]` (gpono). float64 for a float64 input,
+        float32 for others.
+
+    Raises:
+        ValueError: Unknown `norm` or `bn`; `x` is not floating point or has less than 3 dimensions;
+            `channel_dim` is out of range or the batch's; the channels cannot be divided as asked; a set has a
+            single entry.
+    """
+    grouped, dim, dims = _group_channels(x, norm, channel_dim)
+    mean, _, std = _centre(grouped, dims, eps, positive_only)
+    return _ungroup_moment(mean, grouped, dim), _ungroup_moment(std, grouped, dim)
+
+
+def exchange_moments(
+    x: Tensor,
+    perm: Tensor,
+    norm: str = "pono",
+    *,
+    eps: float = 1e-5,
+    channel_dim: int = 1,
+    positive_only: bool = False,
+) -> Tensor:
+    """Normalises every sample with its own moments, then gives it those of another (MoEx; section 3).
+
+    `(x - mean) / std * std[perm] + mean[perm]`. Gradients flow through the moments of both samples.
+    Half precision is computed in float32 and cast back; the memory format of `x` is kept.
+
+    Args:
+        x: Features, `[B, C, ...]` or any other layout with the batch first and at least 3 dimensions.
+        perm: `[B]`, int64 or int32, on the device of `x`: sample `i` receives the moments of `perm[i]`.
+        norm: One of `pono`, `in`, `ln`, `gnK`, `gn-dK`, `gponoK`, `gpono-dK` (see the module's table).
+        eps: Added to the variance.
+        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+        positive_only: Moments of the positive entries alone (see `moments`); all entries are exchanged.
+
+    Returns:
+        Features of the shape, dtype and memory format of `x`.
+
+    Raises:
+        ValueError: As `moments`, and where `perm` is not a 1-D integer tensor with an entry for each sample.
+    """
+    check_permutation(perm)
+    grouped, dim, dims = _group_channels(x, norm, channel_dim)
+    if perm.shape[0] != x.shape[0]:
+        raise ValueError(f"perm has {perm.shape[0]} entries for a batch of {x.shape[0]} samples; they must be equal")
+    mean, centred, std = _centre(grouped, dims, eps, positive_only)
+    scale = std.index_select(0, perm) / std
+    exchanged = centred * scale + mean.index_select(0, perm)
+    return exchanged.flatten(dim, dim + 1).to(x.dtype)
+
+
+def _group_channels(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, int, tuple[int, ...]]:
+    """Returns x as `[B, ..., K, C/K, ...]` in full precision, the dimension of K, and those of a set."""
+    grouping = parse_norm(norm)
+    if not x.is_floating_point():
+        raise ValueError(f"moments need floating-point features, not {x.dtype}")
+    if x.ndim < 3:
+        raise ValueError(f"moments need features of 3 dimensions or more ([B, C, ...]), not {list(x.shape)}")
+    dim = channel_dim + x.ndim if channel_dim < 0 else channel_dim
+    if not 0 < dim < x.ndim:
+        raise ValueError(
+            f"channel_dim {channel_dim} does not fit features {list(x.shape)}: dimension 0 is the batch, "
+            f"so it must be 1 to {x.ndim - 1}, or -{x.ndim - 1} to -1"
+        )
+    channels = x.shape[dim]
+    if grouping.number > channels or channels % grouping.number:
+        divisors = [k for k in range(1, channels + 1) if channels % k == 0]
+        raise ValueError(f"norm {norm!r} does not divide {channels} channels: K must be one of {divisors}")
+    per_group = grouping.number if grouping.number_is_of_channels else channels // grouping.number
+    full = x.to(torch.promote_types(x.dtype, torch.float32))
+    grouped = full.reshape(*x.shape[:dim], channels // per_group, per_group, *x.shape[dim + 1 :])
+    dims = (dim + 1,) if grouping.per_position else tuple(d for d in range(1, grouped.ndim) if d != dim)
+    if math.prod([grouped.shape[d] for d in dims]) == 1:
+        raise ValueError(
+            f"norm {norm!r} on features {list(x.shape)} (channel_dim {channel_dim}) has sets of one entry, "
+            "whose unbiased variance is undefined; choose a norm with larger sets"
+        )
+    return grouped, dim, dims
+
+
+def _centre(x: Tensor, dims: tuple[int, ...], eps: float, positive_only: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns mean, x - mean and std over the given dimensions, which are kept.
+
+    Two passes rather than `torch.var_mean`, whose reduction over a strided dimension is ten times slower on
+    the CPU, and rather than E[x²] - E[x]², which cancels where the mean is large.
+    """
+    # `sum / size`, `x + -mean` and `c * c` rather than `mean`, `x - mean` and `square`, whose gradients write
+    # three more tensors of the size of x.
+    if positive_only:
+        positive = x > 0
+        count = positive.sum(dims, keepdim=True).clamp(min=1)
+        mean = x.relu().sum(dims, keepdim=True) / count
+        centred = x + -mean
+        deviation = torch.where(positive, centred, 0.0)
+        variance = (deviation * deviation).sum(dims, keepdim=True) / count
+    else:
+        size = math.prod([x.shape[d] for d in dims])
+        mean = x.sum(dims, keepdim=True) / size
+        centred = x + -mean
+        variance = (centred * centred).sum(dims, keepdim=True) / (size - 1)
+    return mean, centred, (variance + eps).sqrt()
+
+
+def _ungroup_moment(moment: Tensor, grouped: Tensor, dim: int) -> Tensor:
+    """Returns a moment `[B, ..., K, 1, ...]` in a shape that broadcasts against the ungrouped features."""
+    if moment.shape[dim] > 1:
+        sizes = list(moment.shape)
+        sizes[dim + 1] = grouped.shape[dim + 1]
+        moment = moment.expand(sizes)
+    return moment.flatten(dim, dim + 1)
