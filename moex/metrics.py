@@ -1,0 +1,275 @@
+"""How good, and how well calibrated, a network's predictions are: pure functions of logits and labels.
+
+Everything here is a fraction in [0, 1] (the loss alone is in nats), computed on the CPU in float64, whatever
+the dtype and device of the input. The confidence of a prediction is its largest softmax probability. No
+result depends, not even in its last bit, on the order of the samples: samples of equal confidence each count
+as correct by the share of correct ones among them, and within a sample equal logits rank by class index.
+
+Source: AURRA and the RMS calibration error are those of Hendrycks, Zhao, Basart, Steinhardt and Song,
+*Natural Adversarial Examples*, CVPR 2021, and of the evaluation tool published with it; the expected
+calibration error is that of Guo, Pleiss, Sun and Weinberger, *On Calibration of Modern Neural Networks*,
+ICML 2017.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Array = npt.ArrayLike | Tensor
+Floats = npt.NDArray[np.float64]
+
+
+class ResponseRateCurve(NamedTuple):
+    """Accuracy when a network answers only where it is most confident.
+
+    Attributes:
+        response_rate: `[N]`, the share k/N of samples that are answered, for k = 1 to N.
+        accuracy: `[N]`, among the k most confident predictions.
+    """
+
+    response_rate: Floats
+    accuracy: Floats
+
+
+class CalibrationBins(NamedTuple):
+    """Predictions grouped by confidence into M bins of equal width.
+
+    Attributes:
+        edges: `[M + 1]`, from 0 to 1; a bin holds its upper edge and not its lower one.
+        samples: `[M]`, predictions in each bin, int64.
+        confidence: `[M]`, their mean confidence; NaN for an empty bin.
+        accuracy: `[M]`, the share of correct ones among them; NaN for an empty bin.
+    """
+
+    edges: Floats
+    samples: npt.NDArray[np.int64]
+    confidence: Floats
+    accuracy: Floats
+
+
+def accuracy(logits: Array, labels: Array, *, k: int = 1) -> float:
+    """Returns the share of samples whose label is among the k largest logits.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+        k: Classes that a sample may name, 1 to K.
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    predictions = _score(logits, labels)
+    if not 1 <= k <= predictions.classes:
+        raise ValueError(f"k must be 1 to {predictions.classes}, the number of classes, not {k}")
+    return _accuracy(predictions, k)
+
+
+def aurra(logits: Array, labels: Array) -> float:
+    """Returns the area under the response rate accuracy curve.
+
+    The mean, over k = 1 to N, of the accuracy among the k most confident predictions; with tied confidences,
+    this is its average over all orders of the tied samples.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    return _aurra(_score(logits, labels))
+
+
+def response_rate_curve(logits: Array, labels: Array) -> ResponseRateCurve:
+    """Returns the curve whose area is AURRA: as a step function, k's accuracy holds from (k-1)/N to k/N.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    return _response_rate_curve(_score(logits, labels))
+
+
+def rms_calibration_error(logits: Array, labels: Array, *, bin_size: int = 100, all_bins: bool = False) -> float:
+    """Returns the root of the mean squared gap between confidence and accuracy, over bins of equal count.
+
+    The samples, sorted by confidence, are cut into N // bin_size consecutive bins, the last of which takes in
+    the remainder: `sqrt(Σ n_b/N (conf_b - acc_b)²)`. The published tool leaves the last bin, that of the most
+    confident samples, out of the sum, while N still counts it. Where there is a single bin (N < 2 bin_size),
+    nothing would be left and the error would read 0: that bin counts in both forms.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+        bin_size: Samples in a bin.
+        all_bins: Whether the last of several bins counts too; by default it does not, as published.
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    if bin_size < 1:
+        raise ValueError(f"bin_size must be 1 sample or more, not {bin_size}")
+    return _rms_calibration_error(_score(logits, labels), bin_size, all_bins)
+
+
+def expected_calibration_error(logits: Array, labels: Array, *, bins: int = 15) -> float:
+    """Returns the mean absolute gap between confidence and accuracy, over bins of equal width.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+        bins: Number of bins that divide [0, 1].
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    return _expected_calibration_error(calibration_bins(logits, labels, bins=bins))
+
+
+def calibration_bins(logits: Array, labels: Array, *, bins: int = 15) -> CalibrationBins:
+    """Returns what a reliability diagram shows.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+        bins: Number of bins that divide [0, 1].
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be 1 or more, not {bins}")
+    return _calibration_bins(_score(logits, labels), bins)
+
+
+def evaluate(logits: Array, labels: Array) -> dict[str, float]:
+    """Returns every metric of a run at once.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+
+    Returns:
+        `error`, `top5_error` (0 with 5 classes or fewer), `rms_calibration_error` (published form, bins of
+        100), `aurra` and `ece` (15 bins) as fractions, and `loss`, the mean cross-entropy in nats.
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    predictions = _score(logits, labels)
+    return {
+        "error": float(np.mean(predictions.rank >= 1)),
+        "top5_error": float(np.mean(predictions.rank >= 5)),
+        "rms_calibration_error": _rms_calibration_error(predictions, bin_size=100, all_bins=False),
+        "aurra": _aurra(predictions),
+        "ece": _expected_calibration_error(_calibration_bins(predictions, bins=15)),
+        # An exact sum, so that the order of the samples cannot show in it.
+        "loss": math.fsum(predictions.loss) / len(predictions.loss),
+    }
+
+
+class _Predictions(NamedTuple):
+    """What the metrics need to know of every sample; `[N]` each."""
+
+    classes: int
+    rank: npt.NDArray[np.int64]  # of the label among the logits; 0 is the largest
+    loss: Floats
+    # In rising order, and in the same order the share of correct predictions among those as confident.
+    confidence: Floats
+    share_correct: Floats
+
+
+def _score(logits: Array, labels: Array) -> _Predictions:
+    scores, targets = _check(logits, labels)
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    earlier = np.arange(scores.shape[1]) < targets[:, None]
+    rank = np.where(earlier, scores >= own, scores > own).sum(axis=1)
+    largest = scores.max(axis=1, keepdims=True)
+    # Logits near the limits of float64 are further apart than it can tell: infinity is their right distance.
+    with np.errstate(over="ignore"):
+        total = np.exp(scores - largest).sum(axis=1)
+        loss = np.log(total) + (largest - own)[:, 0]
+    confidence, group, size = np.unique(1 / total, return_inverse=True, return_counts=True)
+    share_correct = np.bincount(group, weights=rank == 0) / size
+    return _Predictions(scores.shape[1], rank, loss, np.repeat(confidence, size), np.repeat(share_correct, size))
+
+
+def _check(logits: Array, labels: Array) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Returns logits and labels as float64 and int64 arrays on the CPU, or says why they cannot be scored."""
+    scores, targets = _to_numpy(logits), _to_numpy(labels)
+    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
+        raise ValueError(
+            "logits and labels must have the shapes [N, K] and [N], "
+            f"not {list(scores.shape)} and {list(targets.shape)}"
+        )
+    samples, classes = scores.shape
+    if samples == 0:
+        raise ValueError("there is no sample to score: logits and labels are empty")
+    if not np.issubdtype(scores.dtype, np.floating):
+        raise ValueError(f"logits must be floating point, not {scores.dtype}; the order is (logits, labels)")
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(f"labels must be integers, the indices of the classes, not {targets.dtype}")
+    outside = np.flatnonzero((targets < 0) | (targets >= classes))
+    if outside.size:
+        raise ValueError(
+            f"{outside.size} of {samples} labels are outside [0, {classes}), the classes of the logits; "
+            f"the first is labels[{outside[0]}] = {targets[outside[0]]}"
+        )
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{bad.size} of {samples} samples have NaN or infinite logits; the first is sample {bad[0]}")
+    # One memory layout: the order of a sum, and so its last bit, depends on it.
+    return np.ascontiguousarray(scores, dtype=np.float64), targets.astype(np.int64)
+
+
+def _to_numpy(values: Array) -> npt.NDArray[Any]:
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    # NumPy has no bfloat16.
+    return np.asarray((values.double() if values.is_floating_point() else values).numpy())
+
+
+def _accuracy(predictions: _Predictions, k: int) -> float:
+    return float(np.mean(predictions.rank < k))
+
+
+def _response_rate_curve(predictions: _Predictions) -> ResponseRateCurve:
+    samples = len(predictions.rank)
+    answered = np.arange(1, samples + 1)
+    return ResponseRateCurve(answered / samples, predictions.share_correct[::-1].cumsum() / answered)
+
+
+def _aurra(predictions: _Predictions) -> float:
+    return float(_response_rate_curve(predictions).accuracy.mean())
+
+
+def _rms_calibration_error(predictions: _Predictions, bin_size: int, all_bins: bool) -> float:
+    samples = len(predictions.rank)
+    starts = np.arange(max(samples // bin_size, 1)) * bin_size
+    count = np.diff(starts, append=samples)
+    gap = np.add.reduceat(predictions.confidence - predictions.share_correct, starts) / count
+    counted = slice(None) if all_bins or len(starts) == 1 else slice(-1)
+    return math.sqrt(np.sum(count[counted] * gap[counted] ** 2) / samples)
+
+
+def _calibration_bins(predictions: _Predictions, bins: int) -> CalibrationBins:
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.searchsorted(edges, predictions.confidence, side="left") - 1
+    samples = np.bincount(index, minlength=bins)
+    size = np.where(samples > 0, samples, np.nan)
+    confidence = np.bincount(index, weights=predictions.confidence, minlength=bins) / size
+    accuracy = np.bincount(index, weights=predictions.share_correct, minlength=bins) / size
+    return CalibrationBins(edges, samples, confidence, accuracy)
+
+
+def _expected_calibration_error(bins: CalibrationBins) -> float:
+    filled = bins.samples > 0
+    gap = np.abs(bins.confidence - bins.accuracy)[filled]
+    return float(np.sum(bins.samples[filled] * gap) / bins.samples.sum())

@@ -1,0 +1,294 @@
+"""The figures of one run, and the learning curves of several.
+
+Each function returns a `matplotlib.figure.Figure` of its own, free of pyplot's global state: it can be saved,
+or changed first, in any thread and without a display. Titles state the result. The colours are those of Okabe
+and Ito, which the colour-blind tell apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from moex import metrics
+from moex.metrics import Array, Floats
+
+BLUE, ORANGE = "#0072B2", "#D55E00"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+LINE_STYLES = ("-", "--", ":", "-.")
+GREY = "#6B6B6B"
+# Up to this many epochs, each is shown as a dot.
+FEW_EPOCHS = 12
+
+LEARNING_CURVES = "learning_curves.png"
+RELIABILITY = "reliability.png"
+RESPONSE_RATE = "response_rate.png"
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Draws error and loss, and below them the learning rate and the speed, against the epoch.
+
+    Args:
+        history: A row an epoch, as in metrics.csv, with the columns epoch, learning_rate, train_error,
+            test_error (fractions), train_loss, test_loss and images_per_second. Where a value is NaN, as the
+            test columns are after an epoch without evaluation, the curve runs on to the next one.
+
+    Raises:
+        ValueError: A column is missing, or there is no row.
+    """
+    drawn = ("learning_rate", "train_error", "test_error", "train_loss", "test_loss", "images_per_second")
+    _check_history(history, drawn)
+    figure = Figure(figsize=(9, 4.6), dpi=150, layout="constrained")
+    (error, loss), (rate, speed) = figure.subplots(2, 2, sharex=True, height_ratios=(3.2, 1))
+    for axes, quantity, factor in ((error, "error", 100), (loss, "loss", 1)):
+        for part, colour, label in (("train", BLUE, "training"), ("test", ORANGE, "test")):
+            _draw_curve(axes, history, f"{part}_{quantity}", factor=factor, color=colour, label=label)
+        axes.legend(frameon=False, loc="upper right")
+    _draw_curve(rate, history, "learning_rate", color=GREY)
+    _draw_curve(speed, history, "images_per_second", color=GREY)
+    titles = ("error, %", "loss, nats", "learning rate", "images/s")
+    for axes, title in zip((error, loss, rate, speed), titles, strict=True):
+        _plain(axes)
+        _start_at_zero(axes)
+        axes.set_title(title, loc="left", fontsize=10, color=GREY)
+    for axes in (rate, speed):
+        axes.set_xlabel("epoch")
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+        _mark_epochs(axes, history["epoch"])
+    _headline(figure, _summary(history, error))
+    return figure
+
+
+def reliability_diagram(logits: Array, labels: Array, *, bins: int = 15) -> Figure:
+    """Draws accuracy against confidence in bins of equal width, and the share of predictions in each bin.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+        bins: Number of bins that divide [0, 1].
+
+    Raises:
+        ValueError: As `moex.metrics.calibration_bins`.
+    """
+    parts = metrics.calibration_bins(logits, labels, bins=bins)
+    filled = parts.samples > 0
+    left, width = 100 * parts.edges[:-1][filled], 100 / bins
+    confidence, accuracy = 100 * parts.confidence[filled], 100 * parts.accuracy[filled]
+    share = 100 * parts.samples[filled] / parts.samples.sum()
+
+    figure = Figure(figsize=(5.2, 5.6), dpi=150, layout="constrained")
+    diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1))
+    diagram.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
+    diagram.bar(left, accuracy, width, align="edge", color="#8DBFE0", edgecolor="white", label="accuracy")
+    ends = left + 0.1 * width, left + 0.9 * width
+    diagram.hlines(confidence, *ends, color=ORANGE, linewidth=2.5, label="mean confidence")
+    diagram.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    histogram.bar(left, share, width, align="edge", color=GREY, edgecolor="white")
+    histogram.set(xlabel="confidence, %", ylabel="predictions, %")
+    for axes in (diagram, histogram):
+        _plain(axes)
+
+    excess = float(np.sum(share * (confidence - accuracy))) / 100
+    if abs(excess) < 0.05:
+        message = "On average as confident as right"
+    else:
+        message = f"{'Overconfident' if excess > 0 else 'Underconfident'} by {abs(excess):.1f} points"
+    ece = 100 * metrics.expected_calibration_error(logits, labels, bins=bins)
+    rms = 100 * metrics.rms_calibration_error(logits, labels)
+    _headline(figure, message, f"ECE {ece:.1f} %, RMS calibration error {rms:.1f} %")
+    return figure
+
+
+def response_rate_curve(logits: Array, labels: Array) -> Figure:
+    """Draws accuracy against the share of samples that are answered, the most confident first.
+
+    The shaded area under the curve, a step function, is AURRA.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+
+    Raises:
+        ValueError: As `moex.metrics.response_rate_curve`.
+    """
+    curve = metrics.response_rate_curve(logits, labels)
+    edges, accuracy = 100 * np.append(0, curve.response_rate), 100 * curve.accuracy
+    half = (len(accuracy) - 1) // 2
+
+    figure = Figure(figsize=(5.2, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(accuracy, edges, fill=True, color=BLUE, alpha=0.18, linewidth=0)
+    axes.stairs(accuracy, edges, color=BLUE, linewidth=1.8, baseline=None)
+    axes.plot(edges[[half + 1, -1]], accuracy[[half, -1]], "o", color=BLUE, clip_on=False, zorder=3)
+    area = 100 * metrics.aurra(logits, labels)
+    # Inside the area where it is tall enough for the words, else above it.
+    height = area / 2 if area > 25 else accuracy[len(accuracy) // 5 :].max() + 6
+    axes.text(50, height, f"area = AURRA\n{area:.1f} %", ha="center", va="center" if area > 25 else "bottom")
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    axes.set(xlabel="response rate, % (the most confident first)", ylabel="accuracy, %")
+    _plain(axes)
+    detail = f"right: {accuracy[-1]:.1f} % of all predictions, {accuracy[half]:.1f} % of the surer half"
+    _headline(figure, f"AURRA {area:.1f} %", detail)
+    return figure
+
+
+def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]) -> Figure:
+    """Draws the test error of several recipes: the mean over seeds in a band from minimum to maximum.
+
+    Args:
+        histories: By the recipe's name, its history (see `learning_curves`; the columns epoch and test_error
+            are used), or those of its seeds, of which the epochs that all of them evaluated are drawn.
+
+    Raises:
+        ValueError: There is no recipe or no history, a column is missing, or seeds share no evaluated epoch.
+    """
+    if not histories:
+        raise ValueError("there is no recipe to compare: histories is empty")
+    tables = {name: _error_table(name, history) for name, history in histories.items()}
+    figure = Figure(figsize=(9, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for position, (name, table) in enumerate(tables.items()):
+        colour = COLOURS[position % len(COLOURS)]
+        style = LINE_STYLES[position // len(COLOURS) % len(LINE_STYLES)]
+        final, seeds = table.iloc[-1], table.shape[1]
+        spread = f" ± {final.std():.2f}" if seeds > 1 else ""
+        label = f"{name}: {final.mean():.2f}{spread} % (n = {seeds})"
+        marker = "o" if len(table) <= FEW_EPOCHS else None
+        axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(table.index, table.mean(axis=1), color=colour, linestyle=style, marker=marker, label=label)
+    axes.set(xlabel="epoch", ylabel="test error, %")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    _plain(axes)
+    _start_at_zero(axes)
+    _mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
+    last = {name: table.iloc[-1].mean() for name, table in tables.items()}
+    best = min(last, key=last.__getitem__)
+    message = f"{best} ends {'lowest, ' if len(last) > 1 else ''}at {last[best]:.2f} %"
+    detail = "test error after the last epoch ± standard deviation; mean over seeds in a band from lowest to highest"
+    _headline(figure, message, detail)
+    return figure
+
+
+def save_run_figures(folder: Path) -> list[Path]:
+    """Draws the figures of a run from what is in its folder, and returns their paths.
+
+    Args:
+        folder: Holds `metrics.csv` and `predictions.npz` (arrays `logits` and `labels`); the pictures go to
+            its subfolder `figures`.
+
+    Raises:
+        ValueError: One of the two files is missing, unreadable or incomplete.
+    """
+    history = _read_history(folder / "metrics.csv")
+    logits, labels = _read_predictions(folder / "predictions.npz")
+    figures = {
+        LEARNING_CURVES: learning_curves(history),
+        RELIABILITY: reliability_diagram(logits, labels),
+        RESPONSE_RATE: response_rate_curve(logits, labels),
+    }
+    target = folder / "figures"
+    target.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(target / name)
+    return [target / name for name in figures]
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    _check_exists(path)
+    try:
+        return pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a table of epochs ({error})") from None
+
+
+def _read_predictions(path: Path) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.integer]]:
+    _check_exists(path)
+    try:
+        with np.load(path) as arrays:
+            return arrays["logits"], arrays["labels"]
+    except (BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not hold the arrays logits and labels ({error})") from None
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: the figures need the folder of a finished run")
+
+
+def _check_history(history: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [column for column in ("epoch", *columns) if column not in history]
+    if missing:
+        raise ValueError(f"the history lacks the columns {', '.join(missing)}; it has {', '.join(map(str, history))}")
+    if history.empty:
+        raise ValueError("the history has no epoch yet: there is nothing to draw")
+
+
+def _error_table(name: str, history: pd.DataFrame | Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The test error in percent: a row an epoch, a column a seed."""
+    seeds = [history] if isinstance(history, pd.DataFrame) else list(history)
+    if not seeds:
+        raise ValueError(f"{name!r} has no history: give one table, or one for each seed")
+    for seed in seeds:
+        _check_history(seed, ("test_error",))
+    columns = [100 * seed.set_index("epoch")["test_error"] for seed in seeds]
+    table = pd.concat(columns, axis=1, join="inner", keys=range(len(seeds))).dropna()
+    if table.empty:
+        raise ValueError(f"{name!r} has no epoch with a test error in each of its {len(seeds)} seeds")
+    return table
+
+
+def _draw_curve(
+    axes: Axes, history: pd.DataFrame, column: str, *, color: str, factor: float = 1, label: str | None = None
+) -> None:
+    values = history[["epoch", column]].dropna()
+    marker = "o" if len(values) <= FEW_EPOCHS else None
+    axes.plot(
+        values["epoch"], factor * values[column], color=color, marker=marker, markersize=4, linewidth=1.6, label=label
+    )
+
+
+def _summary(history: pd.DataFrame, axes: Axes) -> str:
+    """The headline of the learning curves; an earlier, lower test error is ringed in the panel of the errors."""
+    tested = history.dropna(subset="test_error")
+    if tested.empty:
+        last = history.iloc[-1]
+        return f"Training error {100 * last['train_error']:.2f} % after epoch {last['epoch']:.0f}"
+    last, best = tested.iloc[-1], tested.sort_values("test_error", kind="stable").iloc[0]
+    message = f"Test error {100 * last['test_error']:.2f} % after epoch {last['epoch']:.0f}"
+    if best["test_error"] < last["test_error"]:
+        axes.plot(best["epoch"], 100 * best["test_error"], "o", markersize=9, markerfacecolor="none", color=ORANGE)
+        message += f" (lowest: {100 * best['test_error']:.2f} % after epoch {best['epoch']:.0f})"
+    return message
+
+
+def _start_at_zero(axes: Axes) -> None:
+    """Shows sizes as they are; room above, for the legend as well, in place of a cut line."""
+    axes.set_ylim(0, 1.1 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
+
+
+def _headline(figure: Figure, message: str, detail: str | None = None) -> None:
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    figure.suptitle(message, x=0.015, ha="left", fontsize=12, fontweight="bold")
+    if detail is not None:
+        figure.axes[0].set_title(detail, loc="left", fontsize=9, color=GREY)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E4E4E4", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _mark_epochs(axes: Axes, epochs: "pd.Series[float] | Floats") -> None:
+    """Whole epochs as ticks, and room on both sides where there is one alone."""
+    first, last = float(np.min(epochs)), float(np.max(epochs))
+    margin = 0.5 if first == last else 0.02 * (last - first)
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
