@@ -1,0 +1,115 @@
+"""The schema: what it refuses, in which words, and what names a run's folder."""
+
+import dataclasses
+
+import pytest
+from omegaconf import OmegaConf
+
+from moex.config import Config, parse, recipe, run_folder
+
+REFUSED = {
+    "misspelt key": ({"epoch": 3}, r"unknown key 'epoch'.*epochs"),
+    "misspelt nested key": (
+        {"optimizer": {"learning_rate": 1}},
+        r"unknown key 'optimizer.learning_rate'.*optimizer.lr",
+    ),
+    "wrong type": ({"epochs": "many"}, r"^epochs: .*'many'.*Integer"),
+    "no value": ({"epochs": None}, r"^epochs: "),
+    "negative seed": ({"seed": -1}, r"seed is -1: it must be from 0"),
+    "no epochs": ({"epochs": 0}, r"epochs is 0: it must be 1 or more"),
+    "no batch": ({"batch_size": 0}, r"batch_size is 0: it must be 1 or more"),
+    "no samples": ({"limit_train": 0}, r"limit_train is 0"),
+    "name of no folder": ({"name": "a/b"}, r"name is 'a/b'.*folder"),
+    "unknown device": ({"runtime": {"device": "tpu"}}, r"one of auto, cpu, cuda"),
+    "unknown precision": ({"runtime": {"precision": "fp8"}}, r"one of fp32, bf16, fp16"),
+    "unknown schedule": ({"schedule": {"name": "linear"}}, r"one of step, cosine"),
+    "negative rate": ({"optimizer": {"lr": -0.1}}, r"optimizer.lr is -0.1: it must be more than 0"),
+    "rate not a number": ({"optimizer": {"lr": float("nan")}}, r"optimizer.lr is nan"),
+    "Nesterov without momentum": ({"optimizer": {"nesterov": True, "momentum": 0}}, r"optimizer.nesterov"),
+    "milestone in epochs": ({"schedule": {"milestones": [81, 122]}}, r"fractions of the epochs"),
+    "milestones out of order": ({"schedule": {"milestones": [0.7, 0.5]}}, r"increasing"),
+    "warm-up beyond the end": ({"epochs": 3, "schedule": {"warmup_epochs": 4}}, r"from 0 to epochs \(3\)"),
+    "final rate above the first": ({"schedule": {"final_lr": 1}}, r"optimizer.lr \(0.1\)"),
+    "unknown step": ({"augmentation": {"steps": ["cutmax"]}}, r"each of cutout, mixup, cutmix, moex"),
+    "a step twice": ({"augmentation": {"steps": ["moex", "moex"]}}, r"at most once"),
+    "one of one": ({"augmentation": {"steps": ["moex"], "one_of": ["moex"]}}, r"two or more"),
+    "one of absent steps": ({"augmentation": {"steps": ["moex"], "one_of": ["moex", "mixup"]}}, r"one_of"),
+    "alternatives beyond certainty": (
+        {"augmentation": {"steps": ["mixup", "moex"], "one_of": ["mixup", "moex"]}},
+        r"these sum to 1.5",
+    ),
+    "p above 1": ({"augmentation": {"moex": {"probability": 1.5}}}, r"probability is 1.5: it must be in \[0, 1\]"),
+    "λ above 1": ({"augmentation": {"moex": {"weight": 2}}}, r"weight is 2.0: it must be in \[0, 1\]"),
+    "two laws": ({"augmentation": {"mixup": {"weight": 0.5}}}, r"one of them a number and the other null"),
+    "alpha of zero": ({"augmentation": {"mixup": {"alpha": 0}}}, r"alpha is 0.0: it must be more than 0"),
+    "fixed weight per sample": ({"augmentation": {"moex": {"per_sample": True}}}, r"false with a fixed weight"),
+    "no hole": ({"augmentation": {"cutout": {"size": 0}}}, r"cutout.size is 0"),
+    "eps of zero": ({"augmentation": {"moex": {"eps": 0}}}, r"eps is 0"),
+    "smoothing above 1": ({"augmentation": {"label_smoothing": {"epsilon": 2}}}, r"epsilon is 2"),
+    "nobody to mix with": (
+        {"batch_size": 1, "augmentation": {"steps": ["moex"]}},
+        r"2 or more when samples are mixed",
+    ),
+    "a checkpoint every 0 steps": ({"checkpoint": {"every_steps": 0}}, r"more than 0, or null"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refuses_with_the_reason(values, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(values)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_key_added_on_the_command_line_is_refused():
+    composed = OmegaConf.create({"epochs": 3, "augmentation": {"moex": {"p": 1}}})
+    with pytest.raises(ValueError, match=r"unknown key 'augmentation.moex.p'"):
+        parse(composed)
+
+
+def test_the_dictionary_of_a_configuration_parses_to_the_same():
+    config = parse({"model": {"name": "pyramidnet110", "options": {"alpha": 48}}, "limit_train": 100})
+    assert parse(dataclasses.asdict(config)) == config
+
+
+def test_the_recipe_holds_what_differs_from_the_defaults():
+    values = {"epochs": 3, "augmentation": {"steps": ["moex"]}, "model": {"options": {"alpha": 48}}}
+    assert recipe(parse(values)) == {"epochs": 3, "augmentation.steps": ["moex"], "model.options.alpha": 48}
+
+
+SAME_FOLDER = [
+    {"dataset": {"root": "elsewhere", "download": True}},
+    {"runtime": {"device": "cpu"}},
+    {"logger": {"tensorboard": True}},
+    {"checkpoint": {"every_steps": 5}},
+    {"epochs": Config.epochs},
+]
+OTHER_FOLDER = [
+    {"seed": 1},
+    {"name": "other"},
+    {"output_root": "elsewhere"},
+    {"epochs": 7},
+    {"runtime": {"precision": "bf16"}},
+    {"augmentation": {"moex": {"eps": 1e-3}}},
+    {"model": {"options": {"alpha": 48}}},
+]
+
+
+@pytest.mark.parametrize("values", SAME_FOLDER, ids=str)
+def test_what_does_not_change_the_numbers_keeps_the_folder(values):
+    assert run_folder(parse(values)) == run_folder(Config())
+
+
+def test_what_changes_the_run_changes_the_folder():
+    folders = {run_folder(parse(values)) for values in OTHER_FOLDER}
+    assert len(folders | {run_folder(Config())}) == len(OTHER_FOLDER) + 1
+
+
+def test_the_folder_is_readable_and_safe():
+    config = parse(
+        {"name": "x", "seed": 3, "model": {"name": "timm:vit/../tiny"}, "augmentation": {"steps": ["cutmix", "moex"]}}
+    )
+    folder = run_folder(config)
+    assert folder.parts[:2] == ("outputs", "x")
+    assert folder.parts[2].startswith("timm_vit_.._tiny-cutmix+moex-")
+    assert folder.parts[3] == "seed3"

@@ -1,0 +1,74 @@
+"""The schedule, against torch's own schedulers, and the optimizer against its textbook update."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from moex.config import OptimizerConfig, ScheduleConfig
+from moex.optim import create_optimizer, learning_rate
+
+STEPS = 10
+
+
+def rates(schedule, *, epochs, lr=0.25):
+    return [
+        learning_rate(schedule, lr, epoch=epoch, step=step, steps_per_epoch=STEPS, epochs=epochs)
+        for epoch in range(epochs)
+        for step in range(STEPS)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fractions", "drops", "factor"),
+    [
+        pytest.param(300, [0.5, 0.75], [150, 225], 0.1, id="pyramidnet"),
+        pytest.param(164, [0.495, 0.745], [81, 122], 0.1, id="resnet110"),
+        pytest.param(200, [0.3, 0.6, 0.8], [60, 120, 160], 0.2, id="wrn"),
+    ],
+)
+def test_the_published_drops(epochs, fractions, drops, factor):
+    schedule = ScheduleConfig(name="step", milestones=fractions, factor=factor)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.25)
+    reference = lr_scheduler.MultiStepLR(optimizer, drops, gamma=factor)
+    expected = []
+    for _ in range(epochs):
+        expected += [optimizer.param_groups[0]["lr"]] * STEPS
+        optimizer.step()
+        reference.step()
+    assert rates(schedule, epochs=epochs) == pytest.approx(expected)
+
+
+def test_cosine_after_warm_up():
+    schedule = ScheduleConfig(name="cosine", warmup_epochs=2, final_lr=0.01)
+    found = rates(schedule, epochs=12)
+    assert found[: 2 * STEPS] == pytest.approx([0.25 * (step + 1) / (2 * STEPS) for step in range(2 * STEPS)])
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.25)
+    reference = lr_scheduler.CosineAnnealingLR(optimizer, T_max=10 * STEPS, eta_min=0.01)
+    expected = []
+    for _ in range(10 * STEPS):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert found[2 * STEPS :] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_every_parameter_decays_and_moves_by_the_textbook(nesterov):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+    config = OptimizerConfig(lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01)
+    optimizer = create_optimizer(model, config)
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    velocities = [torch.zeros_like(weight) for weight in weights]
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, dtype=torch.float64)).square().sum().backward()
+        for index, parameter in enumerate(model.parameters()):
+            gradient = parameter.grad + 0.01 * weights[index]
+            velocities[index] = 0.9 * velocities[index] + gradient
+            update = gradient + 0.9 * velocities[index] if nesterov else velocities[index]
+            weights[index] = weights[index] - 0.1 * update
+        optimizer.step()
+        for weight, parameter in zip(weights, model.parameters(), strict=True):
+            torch.testing.assert_close(parameter.detach(), weight)

@@ -1,0 +1,31 @@
+"""Draws depend on what they are for, and on nothing else."""
+
+import itertools
+
+import torch
+
+from moex.randomness import Purpose, generator, seed_network
+
+
+def test_the_same_key_draws_the_same():
+    first, second = (generator(3, Purpose.CROPS, epoch=2, step=7, rank=1).random(5).tolist() for _ in range(2))
+    assert first == second
+
+
+def test_every_part_of_the_key_matters():
+    keys = itertools.product(range(3), Purpose, range(3), range(3), range(3))
+    draws = [
+        generator(seed, purpose, epoch=epoch, step=step, rank=rank).random()
+        for seed, purpose, epoch, step, rank in keys
+    ]
+    assert len(set(draws)) == len(draws)
+
+
+def test_the_network_is_seeded_whatever_was_drawn_before():
+    seed_network(1, epoch=2, step=3)
+    first = torch.rand(4)
+    torch.rand(100)
+    seed_network(1, epoch=2, step=3)
+    assert torch.equal(torch.rand(4), first)
+    seed_network(1, epoch=2, step=4)
+    assert not torch.equal(torch.rand(4), first)
