@@ -1,0 +1,160 @@
+"""The loop: one training step, one epoch of them, one pass over the test set."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moex.config import Config
+from moex.data.source import BatchSource, draw_crops
+from moex.exchange import MomentExchange
+from moex.mixing import Plan, apply_plan, draw_plan
+from moex.optim import learning_rate
+from moex.randomness import Purpose, generator, seed_network
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EVALUATION_BATCH = 500
+
+
+@dataclass
+class State:
+    """A run at one moment.
+
+    Attributes:
+        model: the network, as it is saved and evaluated.
+        network: what a training step calls: the model, or its compiled form.
+        exchange: the exchange attached to the model; None for a mixing list without MoEx.
+        optimizer: of the model's parameters.
+        scaler: of fp16's gradients; disabled for other precisions.
+        steps_per_epoch: training steps of a whole epoch.
+        epoch: epochs done.
+        step: steps done in the current epoch.
+        totals: sums over the current epoch's steps so far: loss times samples, and wrong predictions.
+        first_bad_step: step of the current epoch whose loss was the first not to be finite, or -1.
+        history: one row an epoch.
+        best: the row with the lowest test error.
+        seconds: training and evaluation so far, over all sessions.
+        sessions: when, and from which commit, each session of this run began.
+    """
+
+    model: nn.Module
+    network: Callable[[Tensor], Tensor]
+    exchange: MomentExchange | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    totals: Tensor
+    first_bad_step: Tensor
+    steps_per_epoch: int
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def global_step(self) -> int:
+        """Steps done in the whole run."""
+        return self.epoch * self.steps_per_epoch + self.step
+
+
+def train_step(
+    state: State, images: Tensor, labels: Tensor, plan: Plan, *, classes: int, precision: str
+) -> tuple[Tensor, Tensor]:
+    """One update of the weights.
+
+    Args:
+        state: its model's weights and its optimizer change.
+        images: normalised, `[B, C, H, W]`.
+        labels: int64 `[B]`.
+        plan: what the mixing list does in this step.
+        classes: K.
+        precision: a key of `PRECISIONS`.
+
+    Returns:
+        The loss, and the number of samples whose largest logit is not at their own label; both on the device.
+    """
+    images, soft_labels, permutation = apply_plan(plan, images, labels, classes=classes)
+    exchange = nullcontext() if state.exchange is None else state.exchange.swap(permutation)
+    with exchange, autocast(images.device, precision):
+        logits = state.network(images)
+    loss = F.cross_entropy(logits.float(), soft_labels)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+
+
+def train_epoch(state: State, source: BatchSource, config: Config, *, classes: int) -> Iterator[float]:
+    """The steps of the current epoch that are not yet done, the last, smaller batch included.
+
+    Nothing here waits for the device: who reads `state` decides when to.
+
+    Yields:
+        After each step, the learning rate it had.
+    """
+    order = torch.from_numpy(generator(config.seed, Purpose.ORDER, epoch=state.epoch).permutation(len(source)))
+    batches = order.split(config.batch_size)
+    state.model.train()
+    for step in range(state.step, len(batches)):
+        lr = learning_rate(
+            config.schedule,
+            config.optimizer.lr,
+            epoch=state.epoch,
+            step=step,
+            steps_per_epoch=state.steps_per_epoch,
+            epochs=config.epochs,
+        )
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        images, labels, plan = draw_batch(source, batches[step], config, epoch=state.epoch, step=step)
+        seed_network(config.seed, epoch=state.epoch, step=step)
+        loss, wrong = train_step(state, images, labels, plan, classes=classes, precision=config.runtime.precision)
+        state.totals += torch.stack([loss.double() * len(labels), wrong.double()])
+        fine = loss.isfinite() | (state.first_bad_step >= 0)
+        state.first_bad_step = torch.where(fine, state.first_bad_step, step)
+        state.step = step + 1
+        yield lr
+
+
+def draw_batch(
+    source: BatchSource, indices: Tensor, config: Config, *, epoch: int, step: int
+) -> tuple[Tensor, Tensor, Plan]:
+    """The images and labels of one step, cropped and flipped, and the plan of its mixing list."""
+
+    def draws(purpose: Purpose) -> Any:
+        return generator(config.seed, purpose, epoch=epoch, step=step)
+
+    shifts, flips = draw_crops(len(indices), padding=source.padding, flip=source.flip, generator=draws(Purpose.CROPS))
+    images, labels = source.batch(indices, shifts=shifts, flips=flips)
+    plan = draw_plan(
+        config.augmentation,
+        batch_size=len(indices),
+        image_size=(images.shape[2], images.shape[3]),
+        shared=draws(Purpose.DECISIONS),
+        own=draws(Purpose.PERMUTATIONS),
+    )
+    return images, labels, plan
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, source: BatchSource, *, precision: str) -> tuple[Tensor, Tensor]:
+    """Logits, float32 `[N, K]`, and labels, int64 `[N]`, of a whole set, on the CPU and in its order."""
+    model.eval()
+    logits, labels = [], []
+    for indices in torch.arange(len(source)).split(EVALUATION_BATCH):
+        images, batch_labels = source.batch(indices)
+        with autocast(images.device, precision):
+            logits.append(model(images).float())
+        labels.append(batch_labels)
+    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast context of a precision; it does nothing for fp32."""
+    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")

@@ -1,0 +1,122 @@
+"""From a command to the process that trains: one parent runs Hydra, each job trains in a worker of its own.
+
+A worker of its own, because jobs of a sweep would otherwise share torch's global switches. The parent forwards
+signals, and the worker ends when the parent does.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import moex
+from moex import config
+
+_exit_codes: list[int] = []
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Ends the program if an override names a key that does not exist, telling the nearest that do.
+
+    Hydra refuses it too, but only says that it is not there.
+    """
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        _refuse(str(error).splitlines()[0])
+    known = config.keys()
+    for override in parsed:
+        key = override.key_or_group
+        free = key == "experiment" or key.startswith(("hydra", "model.options"))
+        if not free and key not in known:
+            _refuse(config.unknown_key(key))
+        if key == "experiment" and not override.is_add():
+            _refuse(f"an experiment is added with a plus: +experiment={override.get_value_element_as_str()}")
+
+
+def run_job(composed: DictConfig) -> None:
+    """Trains what Hydra composed in a worker, and keeps its exit code for `exit_code`.
+
+    A failed job of a sweep lets the next ones run. SIGINT and SIGTERM end the program: the worker is told,
+    finishes its step and saves; a second signal ends both at once.
+    """
+    try:
+        config.parse(composed)
+        line = json.dumps(OmegaConf.to_container(composed, resolve=True)) + "\n"
+    except (ValueError, OmegaConfBaseException) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        _exit_codes.append(1)
+        return
+    received: list[int] = []
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "moex.run"],
+        stdin=subprocess.PIPE,
+        text=True,
+        # Its own session: Ctrl-C on the terminal reaches the parent alone, which decides what it means.
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(_python_path())},
+    )
+
+    def forward(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            worker.kill()
+        else:
+            worker.terminate()
+
+    former = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert worker.stdin is not None
+        # Left open: its end tells the worker that the parent is gone.
+        worker.stdin.write(line)
+        worker.stdin.flush()
+        code = worker.wait()
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if received and code != 0:
+        print(f"stopped; the same command continues: {_command()}", file=sys.stderr, flush=True)
+        sys.exit(128 + received[0])
+    if code < 0:
+        name = signal.Signals(-code).name
+        print(f"error: the worker was ended by {name}; the same command continues", file=sys.stderr, flush=True)
+        code = 128 - code
+    _exit_codes.append(code)
+
+
+def exit_code() -> int:
+    """Zero if every job of this program succeeded, else the first failed job's exit code."""
+    return next((code for code in _exit_codes if code), 0)
+
+
+def _command() -> str:
+    hydra_config = HydraConfig.get()
+    multirun = ["--multirun"] if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN" else []
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
+    return shlex.join(["python", sys.argv[0], *multirun, *arguments])
+
+
+def _python_path() -> list[str]:
+    """The worker finds this very package, installed or not, wherever the command runs."""
+    assert moex.__file__ is not None
+    package = str(Path(moex.__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    return [package, *([inherited] if inherited else [])]
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

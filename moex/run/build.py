@@ -1,0 +1,142 @@
+"""From a configuration to data on the device and a network with the exchange attached."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from moex import data, models
+from moex.config import Config
+from moex.data.source import BatchSource
+from moex.engine import State
+from moex.exchange import MomentExchange
+from moex.optim import create_optimizer
+from moex.randomness import seed_network
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The training and the test set on the device, and their number of classes."""
+
+    train: BatchSource
+    test: BatchSource
+    classes: int
+
+
+def choose_device(config: Config) -> torch.device:
+    """The device of a run, and torch's global switches for it.
+
+    Raises:
+        ValueError: CUDA was asked for and is not there.
+    """
+    wanted, runtime = config.runtime.device, config.runtime
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("runtime.device is 'cuda' and this machine has no CUDA device: use auto or cpu")
+    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not runtime.deterministic
+    torch.set_float32_matmul_precision("highest")
+    return device
+
+
+def check_network(config: Config) -> None:
+    """Passes two images through the network on the meta device, where neither data nor memory is needed.
+
+    Raises:
+        ValueError: there is no such data set or network, an option or the exchange point does not exist, or
+            the network cannot take images of this size.
+    """
+    specification = data.specification(config.dataset.name)
+    with torch.device("meta"):
+        model = create_model(config)
+        images = torch.empty(2, *specification.shape)
+    exchange = attach_exchange(model, config)
+    try:
+        if exchange is None:
+            model(images)
+        else:
+            with exchange.swap(torch.arange(2, device="meta")):
+                model(images)
+    except RuntimeError as error:
+        size = "×".join(map(str, specification.shape))
+        raise ValueError(
+            f"model {config.model.name!r} cannot take the {size} images of {config.dataset.name!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def create_model(config: Config) -> nn.Module:
+    """The network that the configuration names, for the data set that it names."""
+    specification = data.specification(config.dataset.name)
+    return models.create(
+        config.model.name,
+        num_classes=specification.num_classes,
+        in_channels=specification.shape[0],
+        **config.model.options,
+    )
+
+
+def attach_exchange(model: nn.Module, config: Config) -> MomentExchange | None:
+    """The exchange at the configured point of the network, or None if the mixing list lacks MoEx."""
+    if "moex" not in config.augmentation.steps:
+        return None
+    moex = config.augmentation.moex
+    return MomentExchange(
+        model,
+        moex.layer,
+        moex.norm,
+        eps=moex.eps,
+        channel_dim=moex.channel_dim,
+        positive_only=moex.positive_only,
+    )
+
+
+def load_sets(config: Config, device: torch.device) -> Sets:
+    """Reads the data set and lays it on the device.
+
+    Raises:
+        ValueError: files are missing or damaged, or a limit exceeds the set.
+        OSError: files cannot be read.
+    """
+    dataset = data.load(config.dataset.name, config.dataset.root, download=config.dataset.download, seed=config.seed)
+    dataset = data.limit(dataset, train=config.limit_train, test=config.limit_test)
+
+    def source(images: torch.Tensor, labels: torch.Tensor, *, padding: int, flip: bool) -> BatchSource:
+        return BatchSource(
+            images,
+            labels,
+            mean=dataset.mean,
+            std=dataset.std,
+            padding=padding,
+            flip=flip,
+            device=device,
+            channels_last=config.runtime.channels_last,
+        )
+
+    return Sets(
+        source(dataset.train_images, dataset.train_labels, padding=dataset.padding, flip=dataset.flip),
+        source(dataset.test_images, dataset.test_labels, padding=0, flip=False),
+        len(dataset.classes),
+    )
+
+
+def create_state(config: Config, sets: Sets, device: torch.device) -> State:
+    """The run before its first step: the weights depend on the configuration and the seed alone."""
+    seed_network(config.seed)
+    memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+    model = create_model(config).to(device, memory_format=memory_format)
+    # The hook is there before compilation, so that it is compiled too.
+    exchange = attach_exchange(model, config)
+    return State(
+        model=model,
+        network=torch.compile(model, dynamic=False) if config.runtime.compile else model,
+        exchange=exchange,
+        optimizer=create_optimizer(model, config.optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.runtime.precision == "fp16"),
+        totals=torch.zeros(2, dtype=torch.float64, device=device),
+        first_bad_step=torch.tensor(-1, device=device),
+        steps_per_epoch=-(-len(sets.train) // config.batch_size),
+    )

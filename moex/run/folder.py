@@ -1,0 +1,154 @@
+"""A run's folder: whose it is, what it holds, and the checkpoints in it."""
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from moex import checkpoint
+from moex.config import Config, parse, recipe
+from moex.engine import State
+from moex.optim import learning_rate
+
+
+class NonFiniteError(Exception):
+    """The loss or a weight is not finite any more."""
+
+
+def check_folder(folder: Path, config: Config) -> None:
+    """Refuses a folder that belongs to another recipe.
+
+    Raises:
+        ValueError: with the keys that differ.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        if folder.exists() and any(item.name != ".lock" for item in folder.iterdir()):
+            raise ValueError(f"{folder} holds files and no config.yaml: move it away, or choose another name=")
+        return
+    stored = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(stored, dict)
+    try:
+        theirs = parse({str(key): value for key, value in stored.items()})
+    except ValueError as error:
+        raise ValueError(f"{path} is not a configuration of this version ({error}): choose another name=") from None
+    ours = recipe(config) | {"seed": config.seed}
+    difference = sorted(dict(ours.items() ^ (recipe(theirs) | {"seed": theirs.seed}).items()))
+    if difference:
+        raise ValueError(f"{folder} holds another recipe (different: {', '.join(difference)}): choose another name=")
+
+
+def claim(folder: Path, config: Config) -> filelock.BaseFileLock:
+    """Creates the run's folder and its config.yaml, and locks it against a second process.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        # A worker that was just killed may take a moment to go.
+        lock.acquire(timeout=10)
+    except filelock.Timeout:
+        raise ValueError(f"another process trains in {folder}: wait for it, or choose another seed") from None
+    text = OmegaConf.to_yaml(OmegaConf.structured(config)).encode()
+    checkpoint.write_atomically(folder / "config.yaml", lambda file: file.write(text))
+    return lock
+
+
+def resume(state: State, folder: Path, console: Console) -> None:
+    """Puts a run where its last whole checkpoint left it, if there is one."""
+    saved = checkpoint.load(folder / "checkpoints", report=console.print)
+    if saved is not None:
+        state.model.load_state_dict(saved["model"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.scaler.load_state_dict(saved["scaler"])
+        state.totals.copy_(torch.tensor(saved["totals"], dtype=torch.float64))
+        for name in ("epoch", "step", "history", "best", "seconds", "sessions"):
+            setattr(state, name, saved[name])
+        console.print(f"continuing {folder} after epoch {state.epoch}, step {state.step}")
+    state.sessions.append({"start": now(), **commit()})
+
+
+def save(state: State, folder: Path, config: Config) -> None:
+    """Saves a checkpoint, unless something in it is not finite.
+
+    Raises:
+        NonFiniteError: nothing was saved.
+    """
+    check_finite(state, folder, config)
+    checkpoint.save(
+        folder / "checkpoints",
+        {
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "totals": state.totals.tolist(),
+            "epoch": state.epoch,
+            "step": state.step,
+            "history": state.history,
+            "best": state.best,
+            "seconds": state.seconds,
+            "sessions": state.sessions,
+        },
+    )
+
+
+def check_finite(state: State, folder: Path, config: Config) -> None:
+    """Looks for a loss or a weight that is not finite; waits for the device.
+
+    Raises:
+        NonFiniteError: naming the step, its learning rate and the last good checkpoint.
+    """
+    bad = int(state.first_bad_step)
+    if bad < 0 and all(bool(tensor.isfinite().all()) for tensor in state.model.state_dict().values()):
+        return
+    what, step = ("the loss", bad) if bad >= 0 else ("a weight", max(state.step - 1, 0))
+    lr = learning_rate(
+        config.schedule,
+        config.optimizer.lr,
+        epoch=state.epoch,
+        step=step,
+        steps_per_epoch=state.steps_per_epoch,
+        epochs=config.epochs,
+    )
+    last = folder / "checkpoints" / checkpoint.LAST
+    raise NonFiniteError(
+        f"{what} is not finite at epoch {state.epoch + 1}, step {step + 1} (learning rate {lr:g}). "
+        f"Last good checkpoint: {last if last.exists() else 'none'}. Try a lower optimizer.lr or another seed."
+    )
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """`result.json` of a finished run; None for a run that is not."""
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def commit() -> dict[str, Any]:
+    """The commit that this package comes from, and whether its tree was dirty; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return answer.stdout.strip()
+
+    changes = git("status", "--porcelain", "--", ":/")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}

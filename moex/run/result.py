@@ -1,0 +1,111 @@
+"""The end of a run: `result.json`, `predictions.npz`, the figures, and the table on the screen."""
+
+import dataclasses
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from moex import checkpoint, metrics
+from moex.config import Config, recipe
+from moex.engine import State, evaluate
+from moex.reporting.figures import save_run_figures
+from moex.run.build import Sets
+from moex.run.folder import now
+
+LIBRARIES = ("moex", "torch", "torchvision", "numpy", "timm", "scikit-learn")
+REPORTED = {
+    "error": "error",
+    "top5_error": "top-5 error",
+    "rms_calibration_error": "RMS calibration error",
+    "aurra": "AURRA",
+    "ece": "ECE",
+}
+
+
+def finish(state: State, sets: Sets, config: Config, folder: Path) -> dict[str, Any]:
+    """Evaluates the last and the best weights and writes what a finished run leaves; `result.json` comes last.
+
+    Returns:
+        The content of `result.json`: metrics are fractions.
+    """
+    precision = config.runtime.precision
+    logits, labels = evaluate(state.model, sets.test, precision=precision)
+    best = checkpoint.read(folder / "checkpoints" / checkpoint.BEST)
+    state.model.load_state_dict(best["model"])
+    best_logits, _ = evaluate(state.model, sets.test, precision=precision)
+    arrays = {"logits": logits.numpy(), "labels": labels.numpy(), "best_logits": best_logits.numpy()}
+    checkpoint.write_atomically(folder / "predictions.npz", lambda file: np.savez_compressed(file, **arrays))
+    save_run_figures(folder)
+    device = state.totals.device
+    session = state.sessions[-1]
+    result = {
+        "name": config.name,
+        "seed": config.seed,
+        "recipe": recipe(config),
+        "last": {"epoch": state.epoch, **metrics.evaluate(logits, labels)},
+        "best": {"epoch": best["epoch"], **metrics.evaluate(best_logits, labels)},
+        "epochs": config.epochs,
+        "images_per_second": float(np.nanmedian([row["images_per_second"] for row in state.history])),
+        "seconds": state.seconds,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "world_size": 1,
+        "precision": precision,
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "versions": {"python": platform.python_version()} | library_versions(),
+        "commit": session["commit"],
+        "dirty": session["dirty"],
+        "sessions": state.sessions,
+        "start": state.sessions[0]["start"],
+        "end": now(),
+        "config": dataclasses.asdict(config),
+    }
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    checkpoint.write_atomically(folder / "result.json", lambda file: file.write(text.encode()))
+    return result
+
+
+def show(result: dict[str, Any], folder: Path, console: Console) -> None:
+    """Prints the summary of a finished run: a table in percent, and where its figures are."""
+    table = Table(title=f"{result['name']}, seed {result['seed']}, {result['epochs']} epochs", title_justify="left")
+    table.add_column("test set, %")
+    table.add_column("last epoch", justify="right")
+    table.add_column(f"best epoch ({result['best']['epoch']:.0f})", justify="right")
+    for name, title in REPORTED.items():
+        table.add_row(title, *(f"{100 * result[which][name]:.2f}" for which in ("last", "best")))
+    console.print(table)
+    console.print(
+        f"{result['images_per_second']:,.0f} images/s, {result['seconds']:.0f} s on {result['device']}",
+        highlight=False,
+    )
+    for path in sorted((folder / "figures").glob("*.png")):
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the processor or of the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that can change a number, where they are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,114 @@
+"""The epochs of a run: train, look, save, evaluate, record."""
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from moex import checkpoint, metrics
+from moex.config import Config
+from moex.engine import State, evaluate, train_epoch
+from moex.logging import Logger, ProgressDisplay, create_loggers, write_metrics
+from moex.optim import learning_rate
+from moex.run.build import Sets
+from moex.run.folder import check_finite, save
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved where it stands."""
+
+
+def train(state: State, sets: Sets, config: Config, folder: Path, *, stop: threading.Event, console: Console) -> None:
+    """Trains the epochs that are left, and saves as it goes.
+
+    Raises:
+        Stopped: `stop` was set; everything up to now is saved.
+        NonFiniteError: the loss or a weight is not finite.
+    """
+    loggers = create_loggers(
+        config.logger, folder, first_step=state.global_step, full_config=dataclasses.asdict(config)
+    )
+    display = ProgressDisplay(
+        console, epochs=config.epochs, steps_per_epoch=state.steps_per_epoch, done=state.global_step
+    )
+    with display:
+        while state.epoch < config.epochs:
+            _train_epoch(state, sets, config, folder, stop=stop, loggers=loggers, display=display)
+    for logger in loggers:
+        logger.close()
+
+
+def _train_epoch(
+    state: State,
+    sets: Sets,
+    config: Config,
+    folder: Path,
+    *,
+    stop: threading.Event,
+    loggers: list[Logger],
+    display: ProgressDisplay,
+) -> None:
+    started, first_step, seconds_before = time.monotonic(), state.step, state.seconds
+    last_save = started
+
+    def samples(steps: int) -> int:
+        return min(steps * config.batch_size, len(sets.train))
+
+    def images_per_second() -> float:
+        return (samples(state.step) - samples(first_step)) / (time.monotonic() - started)
+
+    for lr in train_epoch(state, sets.train, config, classes=sets.classes):
+        display.step(epoch=state.epoch, step=state.step)
+        if state.step % config.logger.every_steps == 0:
+            check_finite(state, folder, config)
+            loss = float(state.totals[0]) / samples(state.step)
+            speed = images_per_second()
+            display.loss(loss, images_per_second=speed)
+            values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
+            for logger in loggers:
+                logger.log(values, step=state.global_step)
+        every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
+        due = every_steps is not None and state.step % every_steps == 0
+        due |= every_minutes is not None and time.monotonic() - last_save > 60 * every_minutes
+        if due or stop.is_set():
+            state.seconds = seconds_before + time.monotonic() - started
+            save(state, folder, config)
+            last_save = time.monotonic()
+        if stop.is_set():
+            raise Stopped(f"saved {folder} after epoch {state.epoch}, step {state.step}")
+
+    check_finite(state, folder, config)
+    speed = images_per_second()
+    logits, labels = evaluate(state.model, sets.test, precision=config.runtime.precision)
+    loss, wrong = (state.totals / len(sets.train)).tolist()
+    state.seconds = seconds_before + time.monotonic() - started
+    row = {
+        "epoch": state.epoch + 1,
+        "step": state.global_step,
+        "learning_rate": learning_rate(
+            config.schedule,
+            config.optimizer.lr,
+            epoch=state.epoch,
+            step=state.steps_per_epoch - 1,
+            steps_per_epoch=state.steps_per_epoch,
+            epochs=config.epochs,
+        ),
+        "train_loss": loss,
+        "train_error": wrong,
+        **{f"test_{name}": value for name, value in metrics.evaluate(logits, labels).items()},
+        "images_per_second": speed,
+        "seconds": state.seconds,
+    }
+    state.history.append(row)
+    if not state.best or row["test_error"] < state.best["test_error"]:
+        state.best = row
+        checkpoint.save_best(folder / "checkpoints", {"model": state.model.state_dict(), **row})
+    state.epoch, state.step = state.epoch + 1, 0
+    state.totals.zero_()
+    save(state, folder, config)
+    write_metrics(folder, state.history)
+    display.epoch(row)
+    for logger in loggers:
+        logger.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)

@@ -1,0 +1,20 @@
+"""Trains one network: `python train.py [+experiment=NAME] [overrides]`; `--help` explains the groups."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from moex import launch
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def train(composed: DictConfig) -> None:
+    """One job: what Hydra composed, trained in a process of its own."""
+    launch.run_job(composed)
+
+
+if __name__ == "__main__":
+    launch.check_overrides(sys.argv[1:])
+    train()
+    sys.exit(launch.exit_code())
