@@ -15,7 +15,8 @@ from moex.exchange import MomentExchange
 from moex.moments import exchange_moments, moments
 
 if TYPE_CHECKING:
-    from moex import metrics, models
+    import moex.metrics as metrics
+    import moex.models as models
 
 __all__ = ["MomentExchange", "exchange_moments", "metrics", "models", "moments"]
 

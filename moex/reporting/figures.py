@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from moex import metrics
@@ -44,7 +45,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     """
     drawn = ("learning_rate", "train_error", "test_error", "train_loss", "test_loss", "images_per_second")
     _check_history(history, drawn)
-    figure = Figure(figsize=(9, 4.6), dpi=150, layout="constrained")
+    figure = _figure(9, 4.6)
     (error, loss), (rate, speed) = figure.subplots(2, 2, sharex=True, height_ratios=(3.2, 1))
     for axes, quantity, factor in ((error, "error", 100), (loss, "loss", 1)):
         for part, colour, label in (("train", BLUE, "training"), ("test", ORANGE, "test")):
@@ -82,7 +83,7 @@ def reliability_diagram(logits: Array, labels: Array, *, bins: int = 15) -> Figu
     confidence, accuracy = 100 * parts.confidence[filled], 100 * parts.accuracy[filled]
     share = 100 * parts.samples[filled] / parts.samples.sum()
 
-    figure = Figure(figsize=(5.2, 5.6), dpi=150, layout="constrained")
+    figure = _figure(5.2, 5.6)
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1))
     diagram.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
     diagram.bar(left, accuracy, width, align="edge", color="#8DBFE0", edgecolor="white", label="accuracy")
@@ -122,7 +123,7 @@ def response_rate_curve(logits: Array, labels: Array) -> Figure:
     edges, accuracy = 100 * np.append(0, curve.response_rate), 100 * curve.accuracy
     half = (len(accuracy) - 1) // 2
 
-    figure = Figure(figsize=(5.2, 4.4), dpi=150, layout="constrained")
+    figure = _figure(5.2, 4.4)
     axes = figure.subplots()
     axes.stairs(accuracy, edges, fill=True, color=BLUE, alpha=0.18, linewidth=0)
     axes.stairs(accuracy, edges, color=BLUE, linewidth=1.8, baseline=None)
@@ -152,7 +153,7 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
     if not histories:
         raise ValueError("there is no recipe to compare: histories is empty")
     tables = {name: _error_table(name, history) for name, history in histories.items()}
-    figure = Figure(figsize=(9, 4.4), dpi=150, layout="constrained")
+    figure = _figure(9, 4.4)
     axes = figure.subplots()
     for position, (name, table) in enumerate(tables.items()):
         colour = COLOURS[position % len(COLOURS)]
@@ -268,13 +269,16 @@ def _summary(history: pd.DataFrame, axes: Axes) -> str:
     return message
 
 
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+
+
 def _start_at_zero(axes: Axes) -> None:
     """Shows sizes as they are; room above, for the legend as well, in place of a cut line."""
     axes.set_ylim(0, 1.1 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
 
 
 def _headline(figure: Figure, message: str, detail: str | None = None) -> None:
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     figure.suptitle(message, x=0.015, ha="left", fontsize=12, fontweight="bold")
     if detail is not None:
         figure.axes[0].set_title(detail, loc="left", fontsize=9, color=GREY)
