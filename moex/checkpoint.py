@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment: written aside, flushed to disk, then renamed."""
 
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
     return state
 

@@ -49,13 +49,12 @@ class WandbLogger:
     def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
         import wandb
 
-        online = "WANDB_API_KEY" in os.environ
         self._run = wandb.init(
             project=project,
             name="/".join(folder.parts[-3:]),
             dir=str(folder),
             config=dict(config),
-            mode=os.environ.get("WANDB_MODE", "online" if online else "offline"),
+            mode=None if "WANDB_MODE" in os.environ or wandb.api.api_key else "offline",
             settings=wandb.Settings(silent=True),
         )
 

@@ -95,7 +95,6 @@ def _first_fault(publication: Any, root: Path) -> str | None:
         if not path.exists():
             return f"{path} is missing"
         if (found := calculate_md5(path)) != md5:
-            return (
-                f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupt: its MD5 checksum is {found}, not {md5}"
-            )
+            size = f"{path.stat().st_size:,} bytes"
+            return f"{path} ({size}) is truncated or corrupt: its MD5 checksum is {found}, not {md5}"
     return None

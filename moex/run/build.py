@@ -127,7 +127,7 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
     """The run before its first step: the weights depend on the configuration and the seed alone."""
     seed_network(config.seed)
     memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-    model = create_model(config).to(device, memory_format=memory_format)
+    model = create_model(config).to(device).to(memory_format=memory_format)
     # The hook is there before compilation, so that it is compiled too.
     exchange = attach_exchange(model, config)
     return State(

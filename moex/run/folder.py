@@ -16,6 +16,9 @@ from moex.config import Config, parse, recipe
 from moex.engine import State
 from moex.optim import learning_rate
 
+# Seconds that a worker that was just killed may take to go.
+PATIENCE = 10.0
+
 
 class NonFiniteError(Exception):
     """The loss or a weight is not finite any more."""
@@ -38,8 +41,8 @@ def check_folder(folder: Path, config: Config) -> None:
         theirs = parse({str(key): value for key, value in stored.items()})
     except ValueError as error:
         raise ValueError(f"{path} is not a configuration of this version ({error}): choose another name=") from None
-    ours = recipe(config) | {"seed": config.seed}
-    difference = sorted(dict(ours.items() ^ (recipe(theirs) | {"seed": theirs.seed}).items()))
+    ours, others = recipe(config) | {"seed": config.seed}, recipe(theirs) | {"seed": theirs.seed}
+    difference = sorted(key for key in ours | others if ours.get(key) != others.get(key))
     if difference:
         raise ValueError(f"{folder} holds another recipe (different: {', '.join(difference)}): choose another name=")
 
@@ -53,8 +56,7 @@ def claim(folder: Path, config: Config) -> filelock.BaseFileLock:
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
-        # A worker that was just killed may take a moment to go.
-        lock.acquire(timeout=10)
+        lock.acquire(timeout=PATIENCE)
     except filelock.Timeout:
         raise ValueError(f"another process trains in {folder}: wait for it, or choose another seed") from None
     text = OmegaConf.to_yaml(OmegaConf.structured(config)).encode()

@@ -40,8 +40,12 @@ def finish(state: State, sets: Sets, config: Config, folder: Path) -> dict[str, 
     best = checkpoint.read(folder / "checkpoints" / checkpoint.BEST)
     state.model.load_state_dict(best["model"])
     best_logits, _ = evaluate(state.model, sets.test, precision=precision)
-    arrays = {"logits": logits.numpy(), "labels": labels.numpy(), "best_logits": best_logits.numpy()}
-    checkpoint.write_atomically(folder / "predictions.npz", lambda file: np.savez_compressed(file, **arrays))
+    checkpoint.write_atomically(
+        folder / "predictions.npz",
+        lambda file: np.savez_compressed(
+            file, logits=logits.numpy(), labels=labels.numpy(), best_logits=best_logits.numpy()
+        ),
+    )
     save_run_figures(folder)
     device = state.totals.device
     session = state.sessions[-1]
