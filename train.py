@@ -1,6 +1,7 @@
 """Trains one network: `python train.py [+experiment=NAME] [overrides]`; `--help` explains the groups."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -15,6 +16,4 @@ def train(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    launch.check_overrides(sys.argv[1:])
-    train()
-    sys.exit(launch.exit_code())
+    sys.exit(launch.run_program(train, configs=Path(__file__).parent / "configs"))

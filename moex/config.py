@@ -209,7 +209,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     return config
 
 
-def keys() -> list[str]:
+def known_keys() -> list[str]:
     """All dotted keys of the schema, groups included."""
     groups = [item.name for item in dataclasses.fields(Config)]
     return sorted({*_flatten(dataclasses.asdict(Config())), *groups})
@@ -257,10 +257,10 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 def unknown_key(key: str) -> str:
     """The message for a key that the schema lacks, with the nearest ones that it has."""
-    nearest = difflib.get_close_matches(key, keys(), n=3, cutoff=0.5)
-    same_leaf = [known for known in keys() if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    siblings = [known for known in keys() if known.rpartition(".")[0] == key.rpartition(".")[0]]
-    return f"unknown key {key!r}: the nearest are {', '.join(same_leaf or nearest or siblings or keys())}"
+    nearest = difflib.get_close_matches(key, known_keys(), n=3, cutoff=0.5)
+    same_leaf = [known for known in known_keys() if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    siblings = [known for known in known_keys() if known.rpartition(".")[0] == key.rpartition(".")[0]]
+    return f"unknown key {key!r}: the nearest are {', '.join(same_leaf or nearest or siblings or known_keys())}"
 
 
 def _check(config: Config) -> None:

@@ -4,20 +4,21 @@ A worker of its own, because jobs of a sweep would otherwise share torch's globa
 signals, and the worker ends when the parent does.
 """
 
+import dataclasses
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,29 +27,67 @@ from moex import config
 
 _exit_codes: list[int] = []
 
+# Every key of the schema is there to be overridden, whichever choice a group makes.
+ConfigStore.instance().store("schema", dataclasses.asdict(config.Config()))
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Ends the program if an override names a key that does not exist, telling the nearest that do.
 
-    Hydra refuses it too, but only says that it is not there.
+class OverrideError(ValueError):
+    """A mistake on the command line."""
+
+
+def run_program(train: Callable[[], None], *, configs: Path) -> int:
+    """Runs Hydra's program over its jobs.
+
+    Args:
+        train: a function that `hydra.main` decorates.
+        configs: the folder of the groups.
+
+    Returns:
+        Zero if every job succeeded, else the first failed job's exit code.
+    """
+    # Hydra spreads a mistake over a dozen lines; asked for full errors, it raises them instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        check_overrides(sys.argv[1:], configs)
+        train()
+    except (OverrideError, HydraException) as error:
+        print(f"error: {_in_one_line(error)}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return next((code for code in _exit_codes if code), 0)
+
+
+def check_overrides(arguments: Sequence[str], configs: Path) -> None:
+    """Refuses an override of a key or a choice that does not exist, telling the nearest that do.
+
+    Hydra refuses them too, but only says that a key is not there, and in a sweep after the jobs before it.
+
+    Raises:
+        OverrideError: there is no such key or choice.
     """
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        _refuse(str(error).splitlines()[0])
-    known = config.keys()
+    parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
         key = override.key_or_group
-        free = key == "experiment" or key.startswith(("hydra", "model.options"))
-        if not free and key not in known:
-            _refuse(config.unknown_key(key))
         if key == "experiment" and not override.is_add():
-            _refuse(f"an experiment is added with a plus: +experiment={override.get_value_element_as_str()}")
+            raise OverrideError(
+                f"an experiment is added with a plus: +experiment={override.get_value_element_as_str()}"
+            )
+        free = key == "experiment" or key.startswith(("hydra", "model.options"))
+        if not free and key not in config.known_keys():
+            raise OverrideError(config.unknown_key(key))
+        # A folder given by --config-dir adds choices of its own.
+        if (configs / key).is_dir() and not {"--config-dir", "-cd"} & set(arguments):
+            known = sorted(path.stem for path in (configs / key).glob("*.yaml"))
+            values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+            for value in map(str, values):
+                if value not in known:
+                    raise OverrideError(f"there is no {key} {value!r}: it must be one of {', '.join(known)}")
 
 
 def run_job(composed: DictConfig) -> None:
-    """Trains what Hydra composed in a worker, and keeps its exit code for `exit_code`.
+    """Trains what Hydra composed in a worker, and keeps its exit code for `run_program`.
 
     A failed job of a sweep lets the next ones run. SIGINT and SIGTERM end the program: the worker is told,
     finishes its step and saves; a second signal ends both at once.
@@ -97,11 +136,6 @@ def run_job(composed: DictConfig) -> None:
     _exit_codes.append(code)
 
 
-def exit_code() -> int:
-    """Zero if every job of this program succeeded, else the first failed job's exit code."""
-    return next((code for code in _exit_codes if code), 0)
-
-
 def _command() -> str:
     hydra_config = HydraConfig.get()
     multirun = ["--multirun"] if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN" else []
@@ -117,6 +151,10 @@ def _python_path() -> list[str]:
     return [package, *([inherited] if inherited else [])]
 
 
-def _refuse(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+def _in_one_line(error: Exception) -> str:
+    """What Hydra says, without the lines about its inside."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: an override is KEY=VALUE or GROUP=CHOICE"
+    lines = [line.strip() for line in str(error).splitlines()]
+    inside = ("full_key:", "object_type=", "Config search path", "provider=", "See https:")
+    return " ".join(line for line in lines if line and not line.startswith(inside))
