@@ -1,0 +1,60 @@
+"""What is refused before anything is created, and what is built."""
+
+import pytest
+import torch
+
+from moex.config import parse
+from moex.run.build import check_network, choose_device, create_state, load_sets
+
+CPU = torch.device("cpu")
+REFUSED = {
+    "unknown data set": ({"dataset": {"name": "cifar11"}}, r"no data set 'cifar11'.*cifar10, cifar100, digits"),
+    "unknown network": ({"model": {"name": "resnext"}}, r"no network 'resnext'.*resnetDEPTH"),
+    "impossible depth": ({"model": {"name": "resnet21"}}, r"6n\+2, such as 20 or 26"),
+    "unknown option": ({"model": {"options": {"width": 3}}}, r"has no option 'width'"),
+    "unknown point": ({"augmentation": {"steps": ["moex"], "moex": {"layer": "stm"}}}, r"'stm'.*did you mean stem"),
+    "unknown norm": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "bn"}}}, r"bn"),
+    "indivisible groups": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "gn3"}}}, r"16"),
+    "point without features": ({"augmentation": {"steps": ["moex"], "moex": {"layer": "fc"}}}, r"rank|dimension"),
+    "images too small": ({"model": {"name": "timm:densenet121"}}, r"cannot take the 1×8×8 images of 'digits'"),
+    "colours for torchvision": ({"model": {"name": "torchvision:resnet18"}}, r"3 channels, not 1"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_on_the_meta_device(values, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_network(parse(values))
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize("layer", ["stem", "stage1", "stage3", "stem.1"])
+def test_accepted_points(layer):
+    check_network(parse({"augmentation": {"steps": ["moex"], "moex": {"layer": layer}}}))
+
+
+def test_cuda_must_be_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"no CUDA device: use auto or cpu"):
+        choose_device(parse({"runtime": {"device": "cuda"}}))
+    assert choose_device(parse({})) == CPU
+
+
+def test_the_seed_alone_decides_the_first_weights():
+    def first_weights(seed):
+        config = parse({"seed": seed})
+        torch.rand(7)
+        state = create_state(config, load_sets(config, CPU), CPU)
+        return torch.cat([parameter.flatten() for parameter in state.model.parameters()])
+
+    assert torch.equal(first_weights(1), first_weights(1))
+    assert not torch.equal(first_weights(1), first_weights(2))
+
+
+def test_limits():
+    config = parse({"limit_train": 100, "limit_test": 50, "batch_size": 64})
+    sets = load_sets(config, CPU)
+    assert (len(sets.train), len(sets.test)) == (100, 50)
+    assert create_state(config, sets, CPU).steps_per_epoch == 2
+    with pytest.raises(ValueError, match=r"limit_train is 5000: digits has 1257"):
+        load_sets(parse({"limit_train": 5000}), CPU)

@@ -1,0 +1,130 @@
+"""Every file of configs/ composes, is valid, and says what the published recipes say."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from moex import launch  # noqa: F401  (stores the schema that the configurations begin with)
+from moex.config import known_keys, parse
+from moex.optim import learning_rate
+from moex.run.build import check_network
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+HEAD = ("command:", "paper:", "ours:", "hardware:", "time:", "recipe:")
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return parse(compose("train", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment(name):
+    config = composed(f"+experiment={name}")
+    check_network(config)
+    assert config.name == name
+    lines = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
+    head = [line.removeprefix("# ") for line in lines[1 : len(HEAD) + 1]]
+    assert [line.split()[0] for line in head] == list(HEAD)
+    assert f"python train.py +experiment={name}" in head[0]
+
+
+GROUPS = [
+    f"{folder.name}={path.stem}"
+    for folder in sorted(CONFIGS.iterdir())
+    if folder.is_dir() and folder.name != "experiment"
+    for path in sorted(folder.glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("override", GROUPS)
+def test_every_choice_of_every_group(override):
+    config = composed(override)
+    if not override.startswith(("model=pyramidnet", "model=torchvision", "model=timm", "runtime=gpu")):
+        check_network(config)
+
+
+def test_the_defaults_name_every_key_that_they_may():
+    """Each key can be overridden without a plus, whichever choices are made."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        everything = compose("train", overrides=["augmentation=none"])
+    for key in known_keys():
+        node = everything
+        for part in key.split("."):
+            node = node[part]
+
+
+AUGMENTATIONS = {
+    "none": [],
+    "cutout": ["cutout"],
+    "mixup": ["mixup"],
+    "cutmix": ["cutmix"],
+    "moex": ["moex"],
+    "cutout_moex": ["cutout", "moex"],
+    "mixup_moex": ["mixup", "moex"],
+    "cutmix_moex": ["cutmix", "moex"],
+    "cutmix_or_moex": ["cutmix", "moex"],
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations(name):
+    augmentation = composed(f"augmentation={name}").augmentation
+    assert augmentation.steps == AUGMENTATIONS[name]
+    assert augmentation.shared_permutation == (name == "cutmix_moex")
+    assert augmentation.one_of == (["cutmix", "moex"] if name == "cutmix_or_moex" else [])
+
+
+def rates(config, epochs):
+    return [
+        learning_rate(
+            config.schedule,
+            config.optimizer.lr,
+            epoch=epoch,
+            step=0,
+            steps_per_epoch=100,
+            epochs=config.epochs,
+        )
+        for epoch in epochs
+    ]
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("method", ["baseline", "moex"])
+def test_pyramidnet_as_published(dataset, method):
+    """Numbers of DESIGN section 5 and recipes.md, kind: published."""
+    config = composed(f"+experiment={dataset}_pyramidnet_{method}")
+    assert (config.dataset.name, config.epochs, config.batch_size) == (dataset, 300, 64)
+    assert (config.model.name, config.model.options) == ("pyramidnet200", {"alpha": 240, "bottleneck": True})
+    optimizer = config.optimizer
+    assert (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.9, True, 1e-4)
+    assert rates(config, [0, 149, 150, 224, 225, 299]) == pytest.approx([0.25, 0.25, 0.025, 0.025, 0.0025, 0.0025])
+    moex = config.augmentation.moex
+    if method == "moex":
+        assert config.augmentation.steps == ["moex"]
+        assert (moex.probability, moex.weight, moex.layer, moex.norm) == (0.25, 0.5, "stem", "pono")
+        assert (moex.eps, moex.positive_only, moex.alpha) == (1e-5, False, None)
+    else:
+        assert config.augmentation.steps == []
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("method", ["baseline", "moex"])
+def test_resnet110_as_assumed(dataset, method):
+    """Numbers of recipes.md, kind: assumed."""
+    config = composed(f"+experiment={dataset}_resnet110_{method}")
+    assert (config.dataset.name, config.model.name, config.epochs, config.batch_size) == (
+        dataset,
+        "resnet110",
+        164,
+        128,
+    )
+    optimizer = config.optimizer
+    assert (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.9, False, 1e-4)
+    assert rates(config, [0, 80, 81, 121, 122, 163]) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    moex = config.augmentation.moex
+    assert config.augmentation.steps == (["moex"] if method == "moex" else [])
+    if method == "moex":
+        assert (moex.probability, moex.weight, moex.layer) == (0.5, 0.9, "stem")
