@@ -1,5 +1,7 @@
 """Data sets by name."""
 
+from pathlib import Path
+
 from moex.data.cifar import load_cifar
 from moex.data.dataset import ImageDataset, Specification, limit
 from moex.data.digits import load_digits
@@ -24,7 +26,7 @@ def specification(name: str) -> Specification:
     return SPECIFICATIONS[name]
 
 
-def load(name: str, root: str, *, download: bool = False, seed: int = 0) -> ImageDataset:
+def load(name: str, root: str | Path, *, download: bool = False, seed: int = 0) -> ImageDataset:
     """Reads a data set into memory.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor
 from moex.data.dataset import ImageDataset
 
 
-def load_cifar(name: str, root: str, *, download: bool) -> ImageDataset:
+def load_cifar(name: str, root: str | Path, *, download: bool) -> ImageDataset:
     """Reads `cifar10` or `cifar100` from `root`, which holds the extracted folder or the published archive.
 
     Args:
