@@ -1,0 +1,70 @@
+"""The wheel: what is in it, and that it works away from the checkout."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+USE = """
+import sys, torch, moex
+assert sys.prefix in moex.__file__, moex.__file__
+model = moex.models.create("resnet20", num_classes=10)
+exchange = moex.MomentExchange(model, "stem")
+with exchange.swap(torch.randperm(4)):
+    logits = model(torch.randn(4, 3, 32, 32))
+print(moex.metrics.aurra(logits, torch.arange(4)))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    target = tmp_path_factory.mktemp("wheel")
+    source = target / "source"
+    # From a copy of what is committed or will be: setuptools leaves a folder build/ behind.
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    for name in filter(None, names):
+        if (REPOSITORY / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((REPOSITORY / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(target), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = target.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_package_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"moex", next(top for top in tops if top.endswith(".dist-info"))}
+    ours = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "moex").rglob("*.py")}
+    assert ours | {"moex/py.typed"} <= set(names)
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
+    assert {line.split()[1].split(">")[0] for line in required} == {"torch", "numpy"}
+    assert "License-Expression: MIT" in metadata
+
+
+def test_the_wheel_works_in_an_environment_of_its_own(wheel, tmp_path):
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True)
+    site = next((environment / "lib").glob("python3*")) / "site-packages"
+    # torch and NumPy come from here: installing them again would take minutes and gigabytes.
+    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    answer = subprocess.run(
+        [str(python), "-W", "error", "-c", USE], cwd=tmp_path, env=variables, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert 0 <= float(answer.stdout) <= 1
