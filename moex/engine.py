@@ -38,7 +38,7 @@ class State:
         history: one row an epoch.
         best: the row with the lowest test error.
         seconds: training and evaluation so far, over all sessions.
-        sessions: when, and from which commit, each session of this run began.
+        sessions: when, by which command and from which commit each session of this run began.
     """
 
     model: nn.Module

@@ -94,7 +94,7 @@ def run_job(composed: DictConfig) -> None:
     """
     try:
         config.parse(composed)
-        line = json.dumps(OmegaConf.to_container(composed, resolve=True)) + "\n"
+        job = {"command": _job_command(), "config": OmegaConf.to_container(composed, resolve=True)}
     except (ValueError, OmegaConfBaseException) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         _exit_codes.append(1)
@@ -120,7 +120,7 @@ def run_job(composed: DictConfig) -> None:
     try:
         assert worker.stdin is not None
         # Left open: its end tells the worker that the parent is gone.
-        worker.stdin.write(line)
+        worker.stdin.write(json.dumps(job) + "\n")
         worker.stdin.flush()
         code = worker.wait()
     finally:
@@ -136,7 +136,13 @@ def run_job(composed: DictConfig) -> None:
     _exit_codes.append(code)
 
 
+def _job_command() -> str:
+    """What starts this job alone, for the record."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
+
+
 def _command() -> str:
+    """What was typed."""
     hydra_config = HydraConfig.get()
     multirun = ["--multirun"] if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN" else []
     arguments = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]

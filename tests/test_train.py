@@ -61,6 +61,7 @@ def test_a_run_and_its_second_start(tmp_path):
 
     result = json.loads((folder / "result.json").read_text())
     assert {"name", "config", "seed", "epochs", "images_per_second", "seconds", "device", "world_size"} <= set(result)
+    assert result["command"] == "python train.py epochs=2 limit_train=200 limit_test=100 logger=both name=first"
     assert {"precision", "versions", "commit", "dirty", "parameters", "start", "end"} <= set(result)
     table = pd.read_csv(folder / "metrics.csv")
     assert table["epoch"].tolist() == [1, 2]

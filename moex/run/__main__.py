@@ -1,4 +1,4 @@
-"""The worker: `python -m moex.run` reads one configuration, a line of JSON, from standard input and trains it.
+"""The worker: `python -m moex.run` reads one job, a line of JSON, from standard input and trains it.
 
 `moex.launch` starts it. It ends when its standard input closes, so that no worker outlives its parent.
 """
@@ -22,11 +22,11 @@ def main() -> int:
     """Trains what standard input asks for and returns the exit code."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    composed = json.loads(sys.stdin.readline())
+    job = json.loads(sys.stdin.readline())
     threading.Thread(target=_exit_with_the_parent, daemon=True).start()
     console = Console()
     try:
-        config = parse(composed)
+        config = parse(job["config"])
         folder = run_folder(config)
         check_folder(folder, config)
         result = read_result(folder)
@@ -39,7 +39,7 @@ def main() -> int:
         sets = load_sets(config, device)
         state = create_state(config, sets, device)
         lock = claim(folder, config)
-        resume(state, folder, console)
+        resume(state, folder, job["command"], console)
     except (ValueError, OSError) as error:
         # Up to here a failure is a mistake in what was asked for; from here on it would be ours.
         print(f"error: {error}", file=sys.stderr, flush=True)

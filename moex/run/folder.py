@@ -64,8 +64,8 @@ def claim(folder: Path, config: Config) -> filelock.BaseFileLock:
     return lock
 
 
-def resume(state: State, folder: Path, console: Console) -> None:
-    """Puts a run where its last whole checkpoint left it, if there is one."""
+def resume(state: State, folder: Path, command: str, console: Console) -> None:
+    """Puts a run where its last whole checkpoint left it, if there is one, and opens a session of it."""
     saved = checkpoint.load(folder / "checkpoints", report=console.print)
     if saved is not None:
         state.model.load_state_dict(saved["model"])
@@ -75,7 +75,7 @@ def resume(state: State, folder: Path, console: Console) -> None:
         for name in ("epoch", "step", "history", "best", "seconds", "sessions"):
             setattr(state, name, saved[name])
         console.print(f"continuing {folder} after epoch {state.epoch}, step {state.step}")
-    state.sessions.append({"start": now(), **commit()})
+    state.sessions.append({"start": now(), "command": command, **commit()})
 
 
 def save(state: State, folder: Path, config: Config) -> None:

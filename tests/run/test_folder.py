@@ -78,11 +78,11 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path):
     stop.set()
     for _ in range(2 * state.steps_per_epoch):  # Stopped after each single step.
         config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
-        resume(broken, folder, console)
+        resume(broken, folder, "python train.py", console)
         with pytest.raises(Stopped, match="saved"):
             train(broken, sets, config, folder, stop=stop, console=console)
     config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
-    resume(broken, folder, console)
+    resume(broken, folder, "python train.py", console)
     train(broken, sets, config, folder, stop=threading.Event(), console=console)
     for ours, theirs in zip(broken.model.state_dict().values(), state.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
