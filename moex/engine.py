@@ -102,14 +102,7 @@ def train_epoch(state: State, source: BatchSource, config: Config, *, classes: i
     batches = order.split(config.batch_size)
     state.model.train()
     for step in range(state.step, len(batches)):
-        lr = learning_rate(
-            config.schedule,
-            config.optimizer.lr,
-            epoch=state.epoch,
-            step=step,
-            steps_per_epoch=state.steps_per_epoch,
-            epochs=config.epochs,
-        )
+        lr = learning_rate_at(state, config, step=step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         images, labels, plan = draw_batch(source, batches[step], config, epoch=state.epoch, step=step)
@@ -120,6 +113,18 @@ def train_epoch(state: State, source: BatchSource, config: Config, *, classes: i
         state.first_bad_step = torch.where(fine, state.first_bad_step, step)
         state.step = step + 1
         yield lr
+
+
+def learning_rate_at(state: State, config: Config, *, step: int) -> float:
+    """The learning rate of a step of the current epoch."""
+    return learning_rate(
+        config.schedule,
+        config.optimizer.lr,
+        epoch=state.epoch,
+        step=step,
+        steps_per_epoch=state.steps_per_epoch,
+        epochs=config.epochs,
+    )
 
 
 def draw_batch(

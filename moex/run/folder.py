@@ -13,8 +13,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import Config, parse, recipe
-from moex.engine import State
-from moex.optim import learning_rate
+from moex.engine import State, learning_rate_at
 
 # Seconds that a worker that was just killed may take to go.
 PATIENCE = 10.0
@@ -112,14 +111,7 @@ def check_finite(state: State, folder: Path, config: Config) -> None:
     if bad < 0 and all(bool(tensor.isfinite().all()) for tensor in state.model.state_dict().values()):
         return
     what, step = ("the loss", bad) if bad >= 0 else ("a weight", max(state.step - 1, 0))
-    lr = learning_rate(
-        config.schedule,
-        config.optimizer.lr,
-        epoch=state.epoch,
-        step=step,
-        steps_per_epoch=state.steps_per_epoch,
-        epochs=config.epochs,
-    )
+    lr = learning_rate_at(state, config, step=step)
     last = folder / "checkpoints" / checkpoint.LAST
     raise NonFiniteError(
         f"{what} is not finite at epoch {state.epoch + 1}, step {step + 1} (learning rate {lr:g}). "

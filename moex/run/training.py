@@ -9,9 +9,8 @@ from rich.console import Console
 
 from moex import checkpoint, metrics
 from moex.config import Config
-from moex.engine import State, evaluate, train_epoch
+from moex.engine import State, evaluate, learning_rate_at, train_epoch
 from moex.logging import Logger, ProgressDisplay, create_loggers, write_metrics
-from moex.optim import learning_rate
 from moex.run.build import Sets
 from moex.run.folder import check_finite, save
 
@@ -87,14 +86,7 @@ def _train_epoch(
     row = {
         "epoch": state.epoch + 1,
         "step": state.global_step,
-        "learning_rate": learning_rate(
-            config.schedule,
-            config.optimizer.lr,
-            epoch=state.epoch,
-            step=state.steps_per_epoch - 1,
-            steps_per_epoch=state.steps_per_epoch,
-            epochs=config.epochs,
-        ),
+        "learning_rate": learning_rate_at(state, config, step=state.steps_per_epoch - 1),
         "train_loss": loss,
         "train_error": wrong,
         **{f"test_{name}": value for name, value in metrics.evaluate(logits, labels).items()},
