@@ -20,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 @dataclass
 class DatasetConfig:
-    """Which images, and where they are."""
+    """Which images, where they are, and how wide a hole Cutout makes in them unless told otherwise."""
 
     name: str = "digits"
     root: str = "data"
     download: bool = False
+    cutout_size: int = 4
 
 
 @dataclass
@@ -78,7 +79,7 @@ class CutoutConfig:
     """Cutout (DeVries and Taylor 2017): one square hole an image, `size` pixels wide before clipping."""
 
     probability: float = 1.0
-    size: int = 16
+    size: int = 4
 
 
 @dataclass
@@ -183,7 +184,7 @@ MIXING_STEPS = ("mixup", "cutmix", "moex")
 
 # What changes neither the law of the training nor its numbers on one kind of machine.
 _OUTSIDE_THE_RECIPE = frozenset(
-    {"name", "seed", "output_root", "dataset.root", "dataset.download", "runtime.device"}
+    {"name", "seed", "output_root", "dataset.root", "dataset.download", "dataset.cutout_size", "runtime.device"}
     | {f"logger.{item.name}" for item in dataclasses.fields(LoggerConfig)}
     | {f"checkpoint.{item.name}" for item in dataclasses.fields(CheckpointConfig)}
 )

@@ -77,6 +77,11 @@ def test_augmentations(name):
     assert augmentation.one_of == (["cutmix", "moex"] if name == "cutmix_or_moex" else [])
 
 
+@pytest.mark.parametrize(("dataset", "size"), [("cifar10", 16), ("cifar100", 8), ("digits", 4)])
+def test_cutout_has_the_published_size_of_each_data_set(dataset, size):
+    assert composed(f"dataset={dataset}", "augmentation=cutout_moex").augmentation.cutout.size == size
+
+
 def rates(config, epochs):
     return [
         learning_rate(

@@ -46,10 +46,16 @@ def check_network(config: Config) -> None:
     """Passes two images through the network on the meta device, where neither data nor memory is needed.
 
     Raises:
-        ValueError: there is no such data set or network, an option or the exchange point does not exist, or
-            the network cannot take images of this size.
+        ValueError: there is no such data set or network, an option or the exchange point does not exist, the
+            network cannot take images of this size, or Cutout's hole is larger than they are.
     """
     specification = data.specification(config.dataset.name)
+    hole, side = config.augmentation.cutout.size, min(specification.shape[1:])
+    if "cutout" in config.augmentation.steps and hole > side:
+        raise ValueError(
+            f"augmentation.cutout.size is {hole}: the images of {config.dataset.name!r} are {side} pixels wide, "
+            f"so it must be 1 to {side}"
+        )
     with torch.device("meta"):
         model = create_model(config)
         images = torch.empty(2, *specification.shape)

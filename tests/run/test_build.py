@@ -17,6 +17,10 @@ REFUSED = {
     "indivisible groups": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "gn3"}}}, r"16"),
     "point without features": ({"augmentation": {"steps": ["moex"], "moex": {"layer": "fc"}}}, r"rank|dimension"),
     "images too small": ({"model": {"name": "timm:densenet121"}}, r"cannot take the 1×8×8 images of 'digits'"),
+    "a hole wider than the images": (
+        {"augmentation": {"steps": ["cutout"], "cutout": {"size": 9}}},
+        r"cutout.size is 9.*must be 1 to 8",
+    ),
     "colours for torchvision": ({"model": {"name": "torchvision:resnet18"}}, r"3 channels, not 1"),
 }
 
