@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn, optim
 
 from moex.config import OptimizerConfig, ScheduleConfig
@@ -9,7 +10,7 @@ from moex.config import OptimizerConfig, ScheduleConfig
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
     """SGD over every parameter of the model, updated by one fused kernel."""
-    return optim.SGD(
+    optimizer = optim.SGD(
         model.parameters(),
         lr=config.lr,
         momentum=config.momentum,
@@ -17,6 +18,12 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.SGD:
         weight_decay=config.weight_decay,
         fused=True,
     )
+    if config.momentum > 0:
+        # Else the kernel makes them at the first step, and leaves them as they were in memory where fp16's
+        # gradients overflow in it.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def learning_rate(
@@ -25,8 +32,8 @@ def learning_rate(
     """The learning rate of one training step; a run resumed anywhere gets the same.
 
     Warm-up rises linearly, step by step, to the base rate. `step` multiplies by `factor` from the epoch on that
-    is nearest to each milestone, a fraction of all epochs. `cosine` falls, step by step, from the base rate
-    after the warm-up to `final_lr` at the end.
+    is nearest to each milestone, a fraction of all epochs, but never in the first epoch. `cosine` falls, step by
+    step, from the base rate after the warm-up to `final_lr` at the end.
 
     Args:
         schedule: which law.
@@ -42,5 +49,5 @@ def learning_rate(
     if schedule.name == "cosine":
         progress = (position - schedule.warmup_epochs) / (epochs - schedule.warmup_epochs)
         return schedule.final_lr + (lr - schedule.final_lr) * (1 + math.cos(math.pi * progress)) / 2
-    drops = sum(epoch >= round(milestone * epochs) for milestone in schedule.milestones)
+    drops = sum(epoch >= max(1, round(milestone * epochs)) for milestone in schedule.milestones)
     return lr * schedule.factor**drops

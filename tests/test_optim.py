@@ -72,3 +72,34 @@ def test_every_parameter_decays_and_moves_by_the_textbook(nesterov):
         optimizer.step()
         for weight, parameter in zip(weights, model.parameters(), strict=True):
             torch.testing.assert_close(parameter.detach(), weight)
+
+
+def test_a_drop_never_comes_before_the_second_epoch():
+    assert rates(ScheduleConfig(milestones=[0.4, 0.5]), epochs=1, lr=1)[-1] == 1
+
+
+def test_a_first_step_that_overflows_leaves_no_trace():
+    """As fp16's first steps do until the scale of the gradients has come down."""
+    torch.manual_seed(0)
+    model, reference = nn.Linear(3, 2), nn.Linear(3, 2)
+    reference.load_state_dict(model.state_dict())
+    optimizer = create_optimizer(model, OptimizerConfig(momentum=0.9))
+    plain = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    inputs = torch.randn(5, 3)
+    for step in range(3):
+        optimizer.zero_grad()
+        scaler.scale(model(inputs).square().mean()).backward()
+        if step == 0:
+            model.weight.grad[0, 0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+        if step == 0:
+            assert all(state["momentum_buffer"].eq(0).all() for state in optimizer.state.values())
+            assert len(optimizer.state) == 2
+        else:
+            plain.zero_grad()
+            reference(inputs).square().mean().backward()
+            plain.step()
+        for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs)
