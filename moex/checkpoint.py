@@ -38,7 +38,8 @@ def save_best(folder: Path, state: dict[str, Any]) -> None:
 def load(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | None:
     """The newest whole checkpoint of a folder, on the CPU; None if there never was one.
 
-    A damaged file is kept, under another name, so that no later save takes it for the one to fall back to.
+    Where there is a whole one to fall back to, the damaged one is kept under another name, so that no later save
+    puts it in the place of the whole one.
 
     Args:
         folder: where `save` saved.
@@ -48,12 +49,17 @@ def load(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | N
         ValueError: there are checkpoints, and none is whole.
     """
     found = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+    damaged: list[tuple[Path, ValueError]] = []
     for path in found:
         try:
-            return read(path)
+            state = read(path)
         except ValueError as error:
-            path.replace(path.with_name(path.name + ".damaged"))
-            report(f"{error}: kept as {path.name}.damaged, looking for the one before it")
+            damaged.append((path, error))
+            continue
+        for other, fault in damaged:
+            other.replace(other.with_name(other.name + ".damaged"))
+            report(f"{fault}: kept as {other.name}.damaged, going on from the one before it")
+        return state
     if found:
         raise ValueError(
             f"no checkpoint in {folder} is whole: delete {folder.parent} to start this run from its beginning"

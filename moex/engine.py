@@ -37,6 +37,7 @@ class State:
         first_bad_step: step of the current epoch whose loss was the first not to be finite, or -1.
         history: one row an epoch.
         best: the row with the lowest test error.
+        epoch_seconds: training in the current epoch so far, over all sessions.
         seconds: training and evaluation so far, over all sessions.
         sessions: when, by which command and from which commit each session of this run began.
     """
@@ -53,6 +54,7 @@ class State:
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
+    epoch_seconds: float = 0.0
     seconds: float = 0.0
     sessions: list[dict[str, Any]] = field(default_factory=list)
 

@@ -18,7 +18,9 @@ from types import FrameType
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -68,6 +70,8 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
     """
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(overrides)
+    # A folder given by --config-dir adds choices of its own.
+    others = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
     for override in parsed:
         key = override.key_or_group
         if key == "experiment" and not override.is_add():
@@ -77,8 +81,7 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
         free = key == "experiment" or key.startswith(("hydra", "model.options"))
         if not free and key not in config.known_keys():
             raise OverrideError(config.unknown_key(key))
-        # A folder given by --config-dir adds choices of its own.
-        if (configs / key).is_dir() and not {"--config-dir", "-cd"} & set(arguments):
+        if (configs / key).is_dir() and not others and override.value_type != ValueType.GLOB_CHOICE_SWEEP:
             known = sorted(path.stem for path in (configs / key).glob("*.yaml"))
             values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
             for value in map(str, values):
@@ -126,7 +129,8 @@ def run_job(composed: DictConfig) -> None:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-    if received and code != 0:
+    # A run that was about to end has ended, but the sweep around it stops.
+    if received and (code != 0 or _is_sweep()):
         print(f"stopped; the same command continues: {_command()}", file=sys.stderr, flush=True)
         sys.exit(128 + received[0])
     if code < 0:
@@ -136,6 +140,10 @@ def run_job(composed: DictConfig) -> None:
     _exit_codes.append(code)
 
 
+def _is_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def _job_command() -> str:
     """What starts this job alone, for the record."""
     return shlex.join(["python", Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
@@ -143,8 +151,7 @@ def _job_command() -> str:
 
 def _command() -> str:
     """What was typed."""
-    hydra_config = HydraConfig.get()
-    multirun = ["--multirun"] if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN" else []
+    multirun = ["--multirun"] if _is_sweep() else []
     arguments = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
     return shlex.join(["python", sys.argv[0], *multirun, *arguments])
 

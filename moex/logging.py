@@ -136,6 +136,7 @@ class ProgressDisplay:
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """At the end of an epoch: its row of metrics.csv, as a line."""
+        self.loss(row["train_loss"], images_per_second=row["images_per_second"])
         self._console.print(
             f"epoch {row['epoch']:>{len(str(self._epochs))}.0f}/{self._epochs}"
             f"  loss {row['train_loss']:.3f}"

@@ -74,9 +74,9 @@ def _with_options(build: Callable[..., nn.Module], name: str, *arguments: Any, *
         return build(*arguments, **options)
     except TypeError as error:
         wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if wrong is None:
-            raise
-        raise ValueError(f"network {name!r} has no option {wrong[1]!r}") from None
+        if wrong is not None:
+            raise ValueError(f"network {name!r} has no option {wrong[1]!r}") from None
+        raise ValueError(f"network {name!r} cannot be built with the options {options}: {error}") from None
 
 
 def _create_torchvision(name: str, num_classes: int, in_channels: int, **options: Any) -> nn.Module:
@@ -102,5 +102,5 @@ def _create_timm(name: str, num_classes: int, in_channels: int, **options: Any) 
 
 def _require_known(name: str, known: list[str], library: str) -> None:
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
         raise ValueError(f"{library} has no network {name!r}: the nearest are {', '.join(nearest)}")

@@ -39,6 +39,11 @@ def main() -> int:
         sets = load_sets(config, device)
         state = create_state(config, sets, device)
         lock = claim(folder, config)
+        # The process that held it may have finished the run.
+        result = read_result(folder)
+        if result is not None:
+            show(result, folder, console)
+            return 0
         resume(state, folder, job["command"], console)
     except (ValueError, OSError) as error:
         # Up to here a failure is a mistake in what was asked for; from here on it would be ours.
@@ -46,7 +51,7 @@ def main() -> int:
         return 1
     try:
         train(state, sets, config, folder, stop=stop, console=console)
-        result = finish(state, sets, config, folder)
+        result = finish(state, sets, config, folder, console=console)
     except Stopped as stopped:
         console.print(str(stopped), soft_wrap=True)
         return 128 + signal.SIGTERM

@@ -38,7 +38,9 @@ def choose_device(config: Config) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not runtime.deterministic
+    # fp32 means float32: no TensorFloat-32, which torch takes for convolutions unless told otherwise.
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     return device
 
 
@@ -60,23 +62,32 @@ def check_network(config: Config) -> None:
         model = create_model(config)
         images = torch.empty(2, *specification.shape)
     exchange = attach_exchange(model, config)
+    name = config.model.name
     try:
         if exchange is None:
-            model(images)
+            logits = model(images)
         else:
             with exchange.swap(torch.arange(2, device="meta")):
-                model(images)
-    except RuntimeError as error:
+                logits = model(images)
+    # timm and torchvision assert the sizes that their transformers take.
+    except (RuntimeError, AssertionError) as error:
         size = "×".join(map(str, specification.shape))
         raise ValueError(
-            f"model {config.model.name!r} cannot take the {size} images of {config.dataset.name!r}: "
-            f"{str(error).splitlines()[0]}"
+            f"model {name!r} cannot take the {size} images of {config.dataset.name!r}: {str(error).splitlines()[0]}"
         ) from None
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, specification.num_classes):
+        kind = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(
+            f"model {name!r} returns {kind} for two images: it must be logits [2, {specification.num_classes}]"
+        )
 
 
 def create_model(config: Config) -> nn.Module:
     """The network that the configuration names, for the data set that it names."""
     specification = data.specification(config.dataset.name)
+    for option in ("num_classes", "in_channels"):
+        if option in config.model.options:
+            raise ValueError(f"model.options.{option} cannot be set: data set {config.dataset.name!r} decides it")
     return models.create(
         config.model.name,
         num_classes=specification.num_classes,

@@ -17,6 +17,8 @@ from moex.engine import State, learning_rate_at
 
 # Seconds that a worker that was just killed may take to go.
 PATIENCE = 10.0
+# What a run that was killed while it claimed its folder leaves there.
+_BEFORE_THE_CONFIGURATION = (".lock", "config.yaml.tmp")
 
 
 class NonFiniteError(Exception):
@@ -31,7 +33,7 @@ def check_folder(folder: Path, config: Config) -> None:
     """
     path = folder / "config.yaml"
     if not path.exists():
-        if folder.exists() and any(item.name != ".lock" for item in folder.iterdir()):
+        if folder.exists() and any(item.name not in _BEFORE_THE_CONFIGURATION for item in folder.iterdir()):
             raise ValueError(f"{folder} holds files and no config.yaml: move it away, or choose another name=")
         return
     stored = OmegaConf.to_container(OmegaConf.load(path))
@@ -71,7 +73,7 @@ def resume(state: State, folder: Path, command: str, console: Console) -> None:
         state.optimizer.load_state_dict(saved["optimizer"])
         state.scaler.load_state_dict(saved["scaler"])
         state.totals.copy_(torch.tensor(saved["totals"], dtype=torch.float64))
-        for name in ("epoch", "step", "history", "best", "seconds", "sessions"):
+        for name in ("epoch", "step", "history", "best", "epoch_seconds", "seconds", "sessions"):
             setattr(state, name, saved[name])
         console.print(f"continuing {folder} after epoch {state.epoch}, step {state.step}")
     state.sessions.append({"start": now(), "command": command, **commit()})
@@ -95,6 +97,7 @@ def save(state: State, folder: Path, config: Config) -> None:
             "step": state.step,
             "history": state.history,
             "best": state.best,
+            "epoch_seconds": state.epoch_seconds,
             "seconds": state.seconds,
             "sessions": state.sessions,
         },
@@ -111,9 +114,14 @@ def check_finite(state: State, folder: Path, config: Config) -> None:
     if bad < 0 and all(bool(tensor.isfinite().all()) for tensor in state.model.state_dict().values()):
         return
     what, step = ("the loss", bad) if bad >= 0 else ("a weight", max(state.step - 1, 0))
+    raise non_finite(what, state, folder, config, step=step)
+
+
+def non_finite(what: str, state: State, folder: Path, config: Config, *, step: int) -> NonFiniteError:
+    """The error that names a step of the current epoch, its learning rate and the last good checkpoint."""
     lr = learning_rate_at(state, config, step=step)
     last = folder / "checkpoints" / checkpoint.LAST
-    raise NonFiniteError(
+    return NonFiniteError(
         f"{what} is not finite at epoch {state.epoch + 1}, step {step + 1} (learning rate {lr:g}). "
         f"Last good checkpoint: {last if last.exists() else 'none'}. Try a lower optimizer.lr or another seed."
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import statistics
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.table import Table
 from moex import checkpoint, metrics
 from moex.config import Config, recipe
 from moex.engine import State, evaluate
+from moex.logging import write_metrics
 from moex.reporting.figures import save_run_figures
 from moex.run.build import Sets
 from moex.run.folder import now
@@ -29,23 +31,29 @@ REPORTED = {
 }
 
 
-def finish(state: State, sets: Sets, config: Config, folder: Path) -> dict[str, Any]:
+def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: Console) -> dict[str, Any]:
     """Evaluates the last and the best weights and writes what a finished run leaves; `result.json` comes last.
+
+    The metrics of the best epoch are those of its row. Where its weights are lost, that is reported, and
+    `predictions.npz` lacks their logits.
 
     Returns:
         The content of `result.json`: metrics are fractions.
     """
     precision = config.runtime.precision
     logits, labels = evaluate(state.model, sets.test, precision=precision)
-    best = checkpoint.read(folder / "checkpoints" / checkpoint.BEST)
-    state.model.load_state_dict(best["model"])
-    best_logits, _ = evaluate(state.model, sets.test, precision=precision)
+    measured = metrics.evaluate(logits, labels)
+    arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
+    try:
+        state.model.load_state_dict(_read_best(folder, epoch=state.best["epoch"]))
+        arrays["best_logits"] = evaluate(state.model, sets.test, precision=precision)[0].numpy()
+    except ValueError as error:
+        console.print(f"{error}: predictions.npz will lack best_logits", soft_wrap=True)
     checkpoint.write_atomically(
-        folder / "predictions.npz",
-        lambda file: np.savez_compressed(
-            file, logits=logits.numpy(), labels=labels.numpy(), best_logits=best_logits.numpy()
-        ),
+        folder / "predictions.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
     )
+    # A run that was killed after its last checkpoint has not written its last row.
+    write_metrics(folder, state.history)
     save_run_figures(folder)
     device = state.totals.device
     session = state.sessions[-1]
@@ -53,10 +61,10 @@ def finish(state: State, sets: Sets, config: Config, folder: Path) -> dict[str, 
         "name": config.name,
         "seed": config.seed,
         "recipe": recipe(config),
-        "last": {"epoch": state.epoch, **metrics.evaluate(logits, labels)},
-        "best": {"epoch": best["epoch"], **metrics.evaluate(best_logits, labels)},
+        "last": {"epoch": state.epoch, **measured},
+        "best": {"epoch": state.best["epoch"], **{name: state.best[f"test_{name}"] for name in measured}},
         "epochs": config.epochs,
-        "images_per_second": float(np.nanmedian([row["images_per_second"] for row in state.history])),
+        "images_per_second": statistics.median(row["images_per_second"] for row in state.history),
         "seconds": state.seconds,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -93,6 +101,15 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     for path in sorted((folder / "figures").glob("*.png")):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
+
+
+def _read_best(folder: Path, *, epoch: float) -> dict[str, torch.Tensor]:
+    path = folder / "checkpoints" / checkpoint.BEST
+    best = checkpoint.read(path)
+    if best["epoch"] != epoch:
+        raise ValueError(f"{path} is of epoch {best['epoch']:.0f}, not of the best one, {epoch:.0f}")
+    weights: dict[str, torch.Tensor] = best["model"]
+    return weights
 
 
 def device_name(device: torch.device) -> str:

@@ -12,7 +12,7 @@ from moex.config import Config
 from moex.engine import State, evaluate, learning_rate_at, train_epoch
 from moex.logging import Logger, ProgressDisplay, create_loggers, write_metrics
 from moex.run.build import Sets
-from moex.run.folder import check_finite, save
+from moex.run.folder import check_finite, non_finite, save
 
 
 class Stopped(Exception):
@@ -49,21 +49,24 @@ def _train_epoch(
     loggers: list[Logger],
     display: ProgressDisplay,
 ) -> None:
-    started, first_step, seconds_before = time.monotonic(), state.step, state.seconds
-    last_save = started
+    last_tick = last_save = time.monotonic()
 
-    def samples(steps: int) -> int:
-        return min(steps * config.batch_size, len(sets.train))
+    def samples() -> int:
+        return min(state.step * config.batch_size, len(sets.train))
 
-    def images_per_second() -> float:
-        return (samples(state.step) - samples(first_step)) / (time.monotonic() - started)
+    def tick() -> float:
+        """Seconds since the last tick, which the run has lasted longer."""
+        nonlocal last_tick
+        before, last_tick = last_tick, time.monotonic()
+        state.seconds += last_tick - before
+        return last_tick - before
 
     for lr in train_epoch(state, sets.train, config, classes=sets.classes):
+        state.epoch_seconds += tick()
         display.step(epoch=state.epoch, step=state.step)
-        if state.step % config.logger.every_steps == 0:
+        if state.global_step % config.logger.every_steps == 0:
             check_finite(state, folder, config)
-            loss = float(state.totals[0]) / samples(state.step)
-            speed = images_per_second()
+            loss, speed = float(state.totals[0]) / samples(), samples() / state.epoch_seconds
             display.loss(loss, images_per_second=speed)
             values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
             for logger in loggers:
@@ -72,32 +75,34 @@ def _train_epoch(
         due = every_steps is not None and state.step % every_steps == 0
         due |= every_minutes is not None and time.monotonic() - last_save > 60 * every_minutes
         if due or stop.is_set():
-            state.seconds = seconds_before + time.monotonic() - started
             save(state, folder, config)
             last_save = time.monotonic()
         if stop.is_set():
             raise Stopped(f"saved {folder} after epoch {state.epoch}, step {state.step}")
 
     check_finite(state, folder, config)
-    speed = images_per_second()
+    state.epoch_seconds += tick()
+    last_step = state.steps_per_epoch - 1
     logits, labels = evaluate(state.model, sets.test, precision=config.runtime.precision)
+    if not logits.isfinite().all():
+        raise non_finite("a logit of the test set", state, folder, config, step=last_step)
     loss, wrong = (state.totals / len(sets.train)).tolist()
-    state.seconds = seconds_before + time.monotonic() - started
+    tick()
     row = {
         "epoch": state.epoch + 1,
         "step": state.global_step,
-        "learning_rate": learning_rate_at(state, config, step=state.steps_per_epoch - 1),
+        "learning_rate": learning_rate_at(state, config, step=last_step),
         "train_loss": loss,
         "train_error": wrong,
         **{f"test_{name}": value for name, value in metrics.evaluate(logits, labels).items()},
-        "images_per_second": speed,
+        "images_per_second": len(sets.train) / state.epoch_seconds,
         "seconds": state.seconds,
     }
     state.history.append(row)
     if not state.best or row["test_error"] < state.best["test_error"]:
         state.best = row
         checkpoint.save_best(folder / "checkpoints", {"model": state.model.state_dict(), **row})
-    state.epoch, state.step = state.epoch + 1, 0
+    state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
     save(state, folder, config)
     write_metrics(folder, state.history)

@@ -17,6 +17,26 @@ REFUSED = {
     "indivisible groups": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "gn3"}}}, r"16"),
     "point without features": ({"augmentation": {"steps": ["moex"], "moex": {"layer": "fc"}}}, r"rank|dimension"),
     "images too small": ({"model": {"name": "timm:densenet121"}}, r"cannot take the 1×8×8 images of 'digits'"),
+    "a transformer's size": (
+        {"dataset": {"name": "cifar100"}, "model": {"name": "timm:vit_tiny_patch16_224"}},
+        r"cannot take the 3×32×32 images of 'cifar100'",
+    ),
+    "two answers": (
+        {
+            "dataset": {"name": "cifar100"},
+            "model": {"name": "torchvision:googlenet", "options": {"init_weights": False}},
+        },
+        r"returns GoogLeNetOutputs for two images: it must be logits \[2, 100\]",
+    ),
+    "features": (
+        {"model": {"name": "timm:resnet18", "options": {"features_only": True}}},
+        r"returns list for two images",
+    ),
+    "classes": ({"model": {"options": {"num_classes": 5}}}, r"model.options.num_classes cannot be set"),
+    "a word for a number": (
+        {"model": {"name": "pyramidnet110", "options": {"alpha": "x"}}},
+        r"cannot be built with the options .*'alpha': 'x'",
+    ),
     "a hole wider than the images": (
         {"augmentation": {"steps": ["cutout"], "cutout": {"size": 9}}},
         r"cutout.size is 9.*must be 1 to 8",

@@ -50,6 +50,16 @@ def test_files_of_somebody_else_are_left_alone(tmp_path):
         check_folder(folder, config)
 
 
+def test_killed_while_it_claimed_its_folder(tmp_path):
+    config, folder, _, _ = build(tmp_path)
+    folder.mkdir(parents=True)
+    for name in (".lock", "config.yaml.tmp"):
+        (folder / name).touch()
+    check_folder(folder, config)
+    claim(folder, config).release()
+    assert (folder / "config.yaml").stat().st_size > 0
+
+
 def test_one_process_at_a_time(tmp_path, monkeypatch):
     config, folder, _, _ = build(tmp_path)
     folder.mkdir(parents=True)
