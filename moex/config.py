@@ -75,6 +75,32 @@ class MoExConfig(MixingStepConfig):
 
 
 @dataclass
+class ManifoldMixupConfig(MixingStepConfig):
+    """Manifold Mixup (Verma et al. 2019): Mixup after one of the `points`, drawn for each batch."""
+
+    alpha: float | None = 1.0
+    points: list[str] = field(default_factory=lambda: ["images", "stage1", "stage2"])
+
+
+@dataclass
+class FeatureCutMixConfig(MixingStepConfig):
+    """Feature CutMix (Yun et al. 2019, section 4): CutMix after one of the `points`, drawn for each batch."""
+
+    probability: float = 0.5
+    alpha: float | None = 1.0
+    points: list[str] = field(default_factory=lambda: ["images", "stem", "stage1", "stage2"])
+
+
+@dataclass
+class DropBlockConfig:
+    """DropBlock (Ghiasi et al. 2018) after each of the `points`: `rate` grows linearly from 0 to its value."""
+
+    rate: float = 0.1
+    block_size: int = 7
+    points: list[str] = field(default_factory=lambda: ["stage2", "stage3"])
+
+
+@dataclass
 class CutoutConfig:
     """Cutout (DeVries and Taylor 2017): one square hole an image, `size` pixels wide before clipping."""
 
@@ -100,6 +126,9 @@ class AugmentationConfig:
     mixup: MixupConfig = field(default_factory=MixupConfig)
     cutmix: CutMixConfig = field(default_factory=CutMixConfig)
     moex: MoExConfig = field(default_factory=MoExConfig)
+    manifold_mixup: ManifoldMixupConfig = field(default_factory=ManifoldMixupConfig)
+    feature_cutmix: FeatureCutMixConfig = field(default_factory=FeatureCutMixConfig)
+    dropblock: DropBlockConfig = field(default_factory=DropBlockConfig)
     label_smoothing: LabelSmoothingConfig = field(default_factory=LabelSmoothingConfig)
 
 
@@ -179,8 +208,12 @@ CHOICES = {
     "runtime.device": ("auto", "cpu", "cuda"),
     "runtime.precision": ("fp32", "bf16", "fp16"),
 }
-STEPS = ("cutout", "mixup", "cutmix", "moex", "label_smoothing")
-MIXING_STEPS = ("mixup", "cutmix", "moex")
+MIXING_STEPS = ("mixup", "cutmix", "moex", "manifold_mixup", "feature_cutmix")
+# What belongs to the loss or the network, and happens in every step.
+STANDING_STEPS = ("dropblock", "label_smoothing")
+STEPS = ("cutout", *MIXING_STEPS, *STANDING_STEPS)
+# The point before the network, among those of its layers.
+IMAGES = "images"
 
 # What changes neither the law of the training nor its numbers on one kind of machine.
 _OUTSIDE_THE_RECIPE = frozenset(
@@ -324,7 +357,7 @@ def _check_augmentation(augmentation: AugmentationConfig, *, batch_size: int) ->
         steps,
         f"each of {', '.join(STEPS)} at most once",
     )
-    allowed = [name for name in steps if name != "label_smoothing"]
+    allowed = [name for name in steps if name not in STANDING_STEPS]
     _require(
         set(one_of) <= set(allowed) and len(one_of) == len(set(one_of)) and len(one_of) != 1,
         "augmentation.one_of",
@@ -353,13 +386,23 @@ def _check_augmentation(augmentation: AugmentationConfig, *, batch_size: int) ->
         _require(step.alpha is None or 0 < step.alpha < float("inf"), f"{key}.alpha", step.alpha, "more than 0")
         # A box differs from sample to sample even where the weight behind it does not.
         _require(
-            not step.per_sample or step.alpha is not None or name == "cutmix",
+            not step.per_sample or step.alpha is not None or name in ("cutmix", "feature_cutmix"),
             f"{key}.per_sample",
             True,
             f"false with a fixed weight; set {key}.alpha to draw weights",
         )
     _require(augmentation.cutout.size >= 1, "augmentation.cutout.size", augmentation.cutout.size, "1 or more")
     _require(augmentation.moex.eps > 0, "augmentation.moex.eps", augmentation.moex.eps, "more than 0")
+    for name in ("manifold_mixup", "feature_cutmix", "dropblock"):
+        points, key = getattr(augmentation, name).points, f"augmentation.{name}.points"
+        _require(bool(points) and len(points) == len(set(points)), key, points, "one or more different points")
+    dropblock = augmentation.dropblock
+    _require(IMAGES not in dropblock.points, "augmentation.dropblock.points", dropblock.points, "layers alone")
+    _require(0 <= dropblock.rate < 1, "augmentation.dropblock.rate", dropblock.rate, "in [0, 1)")
+    block_size = dropblock.block_size
+    _require(
+        block_size >= 1 and block_size % 2 == 1, "augmentation.dropblock.block_size", block_size, "an odd number"
+    )
     epsilon = augmentation.label_smoothing.epsilon
     _require(0 <= epsilon <= 1, "augmentation.label_smoothing.epsilon", epsilon, "in [0, 1]")
     _require(

@@ -1,7 +1,7 @@
 """The loop: one training step, one epoch of them, one pass over the test set."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from moex.config import Config
 from moex.data.source import BatchSource, draw_crops
 from moex.exchange import MomentExchange
-from moex.mixing import Plan, apply_plan, draw_plan
+from moex.features import FeatureHook
+from moex.mixing import DropBlock, FeatureMixing, Operation, Plan, apply_plan, draw_plan
 from moex.optim import learning_rate
 from moex.randomness import Purpose, generator, seed_network
 
@@ -27,7 +28,8 @@ class State:
     Attributes:
         model: the network, as it is saved and evaluated.
         network: what a training step calls: the model, or its compiled form.
-        exchange: the exchange attached to the model; None for a mixing list without MoEx.
+        hooks: what the mixing list does after layers of the model, by the operation's name and point.
+        sizes: H and W in pixels, by point, where the mixing list needs them.
         optimizer: of the model's parameters.
         scaler: of fp16's gradients; disabled for other precisions.
         steps_per_epoch: training steps of a whole epoch.
@@ -44,7 +46,8 @@ class State:
 
     model: nn.Module
     network: Callable[[Tensor], Tensor]
-    exchange: MomentExchange | None
+    hooks: dict[tuple[str, str], FeatureHook[Any]]
+    sizes: dict[str, tuple[int, int]]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     totals: Tensor
@@ -80,9 +83,11 @@ def train_step(
     Returns:
         The loss, and the number of samples whose largest logit is not at their own label; both on the device.
     """
-    images, soft_labels, permutation = apply_plan(plan, images, labels, classes=classes)
-    exchange = nullcontext() if state.exchange is None else state.exchange.swap(permutation)
-    with exchange, autocast(images.device, precision):
+    images, soft_labels, inside = apply_plan(plan, images, labels, classes=classes)
+    with ExitStack() as stack:
+        for operation in inside:
+            stack.enter_context(ordered(state.hooks[operation.name, operation.point], operation))
+        stack.enter_context(autocast(images.device, precision))
         logits = state.network(images)
     loss = F.cross_entropy(logits.float(), soft_labels)
     state.optimizer.zero_grad(set_to_none=True)
@@ -107,7 +112,7 @@ def train_epoch(state: State, source: BatchSource, config: Config, *, classes: i
         lr = learning_rate_at(state, config, step=step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        images, labels, plan = draw_batch(source, batches[step], config, epoch=state.epoch, step=step)
+        images, labels, plan = draw_batch(state, source, batches[step], config, step=step)
         seed_network(config.seed, epoch=state.epoch, step=step)
         loss, wrong = train_step(state, images, labels, plan, classes=classes, precision=config.runtime.precision)
         state.totals += torch.stack([loss.double() * len(labels), wrong.double()])
@@ -115,6 +120,18 @@ def train_epoch(state: State, source: BatchSource, config: Config, *, classes: i
         state.first_bad_step = torch.where(fine, state.first_bad_step, step)
         state.step = step + 1
         yield lr
+
+
+def ordered(hook: FeatureHook[Any], operation: Operation) -> AbstractContextManager[None]:
+    """The context in which a hook executes an operation."""
+    match hook:
+        case MomentExchange():
+            return hook.swap(operation.permutation)
+        case FeatureMixing():
+            return hook.mix(operation)
+        case DropBlock():
+            return hook.drop(operation.rate)
+    raise AssertionError(type(hook))
 
 
 def learning_rate_at(state: State, config: Config, *, step: int) -> float:
@@ -130,21 +147,22 @@ def learning_rate_at(state: State, config: Config, *, step: int) -> float:
 
 
 def draw_batch(
-    source: BatchSource, indices: Tensor, config: Config, *, epoch: int, step: int
+    state: State, source: BatchSource, indices: Tensor, config: Config, *, step: int
 ) -> tuple[Tensor, Tensor, Plan]:
-    """The images and labels of one step, cropped and flipped, and the plan of its mixing list."""
+    """The images and labels of a step of the current epoch, cropped and flipped, and the plan of its mixing list."""
 
     def draws(purpose: Purpose) -> Any:
-        return generator(config.seed, purpose, epoch=epoch, step=step)
+        return generator(config.seed, purpose, epoch=state.epoch, step=step)
 
     shifts, flips = draw_crops(len(indices), padding=source.padding, flip=source.flip, generator=draws(Purpose.CROPS))
     images, labels = source.batch(indices, shifts=shifts, flips=flips)
     plan = draw_plan(
         config.augmentation,
         batch_size=len(indices),
-        image_size=(images.shape[2], images.shape[3]),
+        sizes=state.sizes,
         shared=draws(Purpose.DECISIONS),
         own=draws(Purpose.PERMUTATIONS),
+        progress=(state.epoch + step / state.steps_per_epoch) / config.epochs,
     )
     return images, labels, plan
 

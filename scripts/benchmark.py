@@ -12,8 +12,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from itertools import cycle, islice
@@ -171,9 +170,11 @@ def training_step(values: dict[str, Any], *, exchange: bool = False, second_pass
     state = create_state(config, Sets(source, source, classes=100), DEVICE)
     state.model.train()
     if second_pass:
-        state.exchange = SecondStemPass(state.model)  # type: ignore[assignment]
+        state.hooks["moex", "stem"] = SecondStemPass(state.model)
     permutation = torch.from_numpy(np.random.default_rng(0).permutation(config.batch_size))
-    plan: Plan = (Operation("moex", permutation, torch.tensor([0.9])),) if exchange or second_pass else ()
+    plan: Plan = (
+        (Operation("moex", permutation, torch.tensor([0.9]), point="stem"),) if exchange or second_pass else ()
+    )
     images, labels = source.batch(torch.arange(config.batch_size))
 
     def run() -> object:
@@ -182,33 +183,23 @@ def training_step(values: dict[str, Any], *, exchange: bool = False, second_pass
     return Variant(run, config.batch_size)
 
 
-class SecondStemPass:
+class SecondStemPass(moex.MomentExchange):
     """MoEx as the published code does it: the stem computes the partners' features in a second pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        points: Any = model.points
-        self._stem = model.get_submodule(points["stem"])
-        self._perm: Tensor | None = None
+        super().__init__(model, "stem")
+        self._stem = model.get_submodule(self.layer)
         self._images = torch.empty(0)
         # ResNet's stem begins with the images, PyramidNet's is the BatchNorm after the first convolution.
         self._before = getattr(model, "conv1", nn.Identity())
         model.register_forward_pre_hook(self._remember)
-        self._stem.register_forward_hook(self._exchange)
-
-    @contextmanager
-    def swap(self, perm: Tensor | None) -> Iterator[None]:
-        """See `MomentExchange.swap`."""
-        self._perm = perm
-        yield
 
     def _remember(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (self._images,) = inputs
 
-    def _exchange(self, module: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> Tensor | None:
-        if self._perm is None:
-            return None
-        partners, self._perm = self._images[self._perm.to(features.device)], None
-        partner_mean, partner_std = moex.moments(self._stem(self._before(partners)))
+    def _change(self, features: Tensor, order: Tensor) -> Tensor:
+        self._order = None  # The second pass is left as it is.
+        partner_mean, partner_std = moex.moments(self._stem(self._before(self._images[order])))
         mean, std = moex.moments(features)
         return ((features - mean) / std * partner_std + partner_mean).to(features.dtype)
 

@@ -12,6 +12,7 @@ FLOORS = {
     "moments": 0,
     "config": 0,
     "randomness": 0,
+    "features": 0,
     "exchange": 1,
     "mixing": 1,
     "metrics": 1,

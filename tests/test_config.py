@@ -46,6 +46,15 @@ REFUSED = {
     "no hole": ({"augmentation": {"cutout": {"size": 0}}}, r"cutout.size is 0"),
     "eps of zero": ({"augmentation": {"moex": {"eps": 0}}}, r"eps is 0"),
     "smoothing above 1": ({"augmentation": {"label_smoothing": {"epsilon": 2}}}, r"epsilon is 2"),
+    "no point": ({"augmentation": {"manifold_mixup": {"points": []}}}, r"one or more different points"),
+    "a point twice": ({"augmentation": {"feature_cutmix": {"points": ["stem", "stem"]}}}, r"different points"),
+    "blocks of images": ({"augmentation": {"dropblock": {"points": ["images"]}}}, r"layers alone"),
+    "everything dropped": ({"augmentation": {"dropblock": {"rate": 1}}}, r"rate is 1.0: it must be in \[0, 1\)"),
+    "an even block": ({"augmentation": {"dropblock": {"block_size": 4}}}, r"block_size is 4: .* an odd number"),
+    "dropblock among alternatives": (
+        {"augmentation": {"steps": ["moex", "dropblock"], "one_of": ["moex", "dropblock"]}},
+        r"one_of.*\(moex\)",
+    ),
     "nobody to mix with": (
         {"batch_size": 1, "augmentation": {"steps": ["moex"]}},
         r"2 or more when samples are mixed",

@@ -1,15 +1,18 @@
 """The mixing list: each step against an independent reference, and the list against the published loss."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from moex.config import STEPS, parse
+from moex.config import MIXING_STEPS, STANDING_STEPS, STEPS, parse
 from moex.mixing import (
+    DropBlock,
+    FeatureMixing,
     Operation,
     apply_plan,
     box_shares,
@@ -33,15 +36,20 @@ def batch(batch_size=5, *, size=(6, 9)):
     return images, torch.randint(CLASSES, (batch_size,), generator=generator)
 
 
+def sizes_of(size):
+    """Every point has features as large as the images."""
+    return defaultdict(lambda: size)
+
+
 def plan_of(values, *, batch_size=5, size=(6, 9), seed=0):
     config = parse({"augmentation": values}).augmentation
     shared, own = np.random.default_rng(seed), np.random.default_rng(seed + 1000)
-    return draw_plan(config, batch_size=batch_size, image_size=size, shared=shared, own=own)
+    return draw_plan(config, batch_size=batch_size, sizes=sizes_of(size), shared=shared, own=own)
 
 
 def always(name, **law):
     """The configuration of a list of one step that always happens."""
-    return {"steps": [name], name: law if name == "label_smoothing" else {"probability": 1.0, **law}}
+    return {"steps": [name], name: law if name in STANDING_STEPS else {"probability": 1.0, **law}}
 
 
 # Each step against a loop over samples and pixels.
@@ -104,8 +112,8 @@ def test_agrees_with_torchvision(name):
         weight = 1 - box_shares(boxes.numpy(), (32, 32))
         assert weight[0] == pytest.approx(params["lam_adjusted"])
         operation = Operation(name, permutation, torch.from_numpy(weight).float(), boxes)
-    our_images, our_labels, exchange = apply_plan((operation,), images, labels, classes=CLASSES)
-    assert exchange is None
+    our_images, our_labels, inside = apply_plan((operation,), images, labels, classes=CLASSES)
+    assert inside == ()
     torch.testing.assert_close(our_images, their_images)
     torch.testing.assert_close(our_labels, their_labels)
 
@@ -135,8 +143,9 @@ def test_one_soft_loss_is_the_published_three_term_loss():
         + (weight * (1 - share) + share * (1 - weight)) * terms[1]
         + (1 - share) * (1 - weight) * terms[2]
     )
-    _, soft, permutation = apply_plan(plan, images, labels, classes=CLASSES)
-    assert torch.equal(permutation, partners)
+    _, soft, (inside,) = apply_plan(plan, images, labels, classes=CLASSES)
+    assert (inside.name, inside.point) == ("moex", "stem")
+    assert torch.equal(inside.permutation, partners)
     torch.testing.assert_close(F.cross_entropy(logits, soft.double()), published)
 
 
@@ -145,24 +154,27 @@ def test_one_soft_loss_is_the_published_three_term_loss():
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_on_every_batch(name, per_sample, batch_size, size):
-    law = {"per_sample": per_sample} if name in ("mixup", "cutmix", "moex") else {}
+    law = {"per_sample": per_sample} if name in MIXING_STEPS else {}
     law |= {"alpha": 1.0, "weight": None} if name == "moex" else {}
     images, labels = batch(batch_size, size=size)
     before = images.clone()
     plan = plan_of(always(name, **law), batch_size=batch_size, size=size)
-    mixed, soft, exchange = apply_plan(plan, images, labels, classes=CLASSES)
+    mixed, soft, inside = apply_plan(plan, images, labels, classes=CLASSES)
     assert torch.equal(images, before), "a step never writes into its input"
     assert mixed.shape == images.shape
     assert mixed.dtype == images.dtype
     assert soft.shape == (batch_size, CLASSES)
     torch.testing.assert_close(soft.sum(1), torch.ones(batch_size))
     assert (soft >= 0).all()
-    assert (exchange is not None) == (name == "moex")
+    assert [operation.point for operation in inside] == [
+        operation.point for operation in plan if operation.point != "images"
+    ]
+    assert torch.equal(mixed, images) or not inside
     for operation in plan:
         if operation.permutation is not None:
             assert sorted(operation.permutation.tolist()) == list(range(batch_size))
             assert len(operation.weight) == (batch_size if per_sample else 1)
-    if batch_size == 1 and name in ("mixup", "cutmix", "moex"):
+    if batch_size == 1 and name in MIXING_STEPS:
         torch.testing.assert_close(mixed, images)
         torch.testing.assert_close(soft, F.one_hot(labels, CLASSES).float())
 
@@ -186,10 +198,10 @@ def test_without_a_shared_permutation_each_step_has_its_own():
 
 def test_an_empty_list_leaves_one_hot_labels():
     images, labels = batch()
-    mixed, soft, exchange = apply_plan(plan_of({}), images, labels, classes=CLASSES)
+    mixed, soft, inside = apply_plan(plan_of({}), images, labels, classes=CLASSES)
     assert mixed is images
     assert torch.equal(soft, F.one_hot(labels, CLASSES).float())
-    assert exchange is None
+    assert inside == ()
 
 
 # The draws. Bounds are five standard deviations wide.
@@ -201,7 +213,7 @@ def frequencies(values):
     """How often each combination of steps happened."""
     config = parse({"augmentation": values}).augmentation
     shared, own = np.random.default_rng(0), np.random.default_rng(1)
-    plans = [draw_plan(config, batch_size=2, image_size=(4, 4), shared=shared, own=own) for _ in range(DRAWS)]
+    plans = [draw_plan(config, batch_size=2, sizes=sizes_of((4, 4)), shared=shared, own=own) for _ in range(DRAWS)]
     counts = Counter(tuple(operation.name for operation in plan) for plan in plans)
     return {names: count / DRAWS for names, count in counts.items()}
 
@@ -287,7 +299,7 @@ def test_ranks_share_decisions_weights_and_boxes_but_not_partners():
             draw_plan(
                 config,
                 batch_size=32,
-                image_size=(8, 8),
+                sizes=sizes_of((8, 8)),
                 shared=np.random.default_rng(seed),
                 own=np.random.default_rng([seed, rank]),
             )
@@ -298,3 +310,122 @@ def test_ranks_share_decisions_weights_and_boxes_but_not_partners():
             assert torch.equal(ours.weight, theirs.weight)
             assert ours.boxes is None or torch.equal(ours.boxes, theirs.boxes)
             assert not torch.equal(ours.permutation, theirs.permutation)
+
+
+# Inside the network.
+
+
+def test_one_of_the_points_is_drawn():
+    points = ["images", "stem", "stage1"]
+    config = parse({"augmentation": always("manifold_mixup", points=points)}).augmentation
+    shared, own = np.random.default_rng(0), np.random.default_rng(1)
+    plans = [draw_plan(config, batch_size=2, sizes=sizes_of((4, 4)), shared=shared, own=own) for _ in range(DRAWS)]
+    counts = Counter(operation.point for (operation,) in plans)
+    assert {operation.name for (operation,) in plans} == {"mixup"}
+    assert_close_to(
+        {(point,): count / DRAWS for point, count in counts.items()}, {(point,): 1 / 3 for point in points}
+    )
+
+
+@pytest.mark.parametrize(("step", "plain"), [("manifold_mixup", "mixup"), ("feature_cutmix", "cutmix")])
+def test_at_the_images_it_is_the_plain_step(step, plain):
+    images, labels = batch()
+    ours = apply_plan(plan_of(always(step, points=["images"])), images, labels, classes=CLASSES)
+    theirs = apply_plan(plan_of(always(plain)), images, labels, classes=CLASSES)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+def test_a_box_in_features_has_their_size():
+    config = parse({"augmentation": always("feature_cutmix", points=["stage2"])}).augmentation
+    shared, own = np.random.default_rng(0), np.random.default_rng(1)
+    sizes = {"images": (32, 32), "stage2": (5, 3)}
+    for _ in range(50):
+        (operation,) = draw_plan(config, batch_size=4, sizes=sizes, shared=shared, own=own)
+        top, left, bottom, right = operation.boxes[0].tolist()
+        assert 0 <= top <= bottom <= 5
+        assert 0 <= left <= right <= 3
+        assert operation.weight.item() == pytest.approx(1 - (bottom - top) * (right - left) / 15)
+
+
+@pytest.mark.parametrize("step", ["manifold_mixup", "feature_cutmix"])
+def test_features_and_labels_are_mixed_by_the_same_draw(step):
+    """Against the network taken apart at the point."""
+    torch.manual_seed(0)
+    lower = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    upper = nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 9, CLASSES))
+    network = nn.Sequential(lower, upper)
+    hook = FeatureMixing(network, "0")
+    images, labels = batch()
+    plan = plan_of(always(step, points=["0"]))
+    same, soft, (operation,) = apply_plan(plan, images, labels, classes=CLASSES)
+    assert same is images
+    with hook.mix(operation):
+        logits = network(images)
+    features = lower(images)
+    mixed = []
+    for sample, partner in enumerate(operation.permutation.tolist()):
+        if step == "manifold_mixup":
+            share = operation.weight.item()
+            mixed.append(share * features[sample] + (1 - share) * features[partner])
+        else:
+            top, left, bottom, right = operation.boxes[0].tolist()
+            pasted = features[sample].clone()
+            pasted[:, top:bottom, left:right] = features[partner, :, top:bottom, left:right]
+            mixed.append(pasted)
+    torch.testing.assert_close(logits, upper(torch.stack(mixed)))
+    one_hot = F.one_hot(labels, CLASSES).float()
+    share = operation.weight
+    torch.testing.assert_close(soft, share * one_hot + (1 - share) * one_hot[operation.permutation])
+    assert torch.equal(network(images), upper(features))
+
+
+def test_mixup_of_tokens():
+    tokens = torch.randn(4, 10, 6)
+    permutation, weight = torch.tensor([3, 2, 1, 0]), torch.tensor([0.25])
+    torch.testing.assert_close(mixup(tokens, permutation, weight), 0.25 * tokens + 0.75 * tokens.flip(0))
+
+
+def test_the_rate_of_dropblock_grows_linearly():
+    config = parse({"augmentation": always("dropblock", rate=0.2, points=["stage2", "stage3"])}).augmentation
+    for progress in (0.0, 0.25, 1.0):
+        plan = draw_plan(
+            config,
+            batch_size=4,
+            sizes=sizes_of((8, 8)),
+            shared=np.random.default_rng(0),
+            own=np.random.default_rng(1),
+            progress=progress,
+        )
+        assert [operation.point for operation in plan] == ["stage2", "stage3"]
+        assert [operation.rate for operation in plan] == pytest.approx([0.2 * progress] * 2)
+
+
+def test_dropblock_drops_blocks_and_keeps_the_mean():
+    """A slow reference for the law: blocks around seeds, whose rate makes up for their overlap."""
+    network = nn.Sequential(nn.Identity())
+    hook = DropBlock(network, "0", block_size=3)
+    torch.manual_seed(0)
+    ones = torch.ones(400, 2, 12, 12)
+    with hook.drop(0.1):
+        dropped = network(ones)
+    assert torch.equal(network(ones), ones)
+    kept = dropped > 0
+    # Every hole is a union of 3×3 squares.
+    squares = F.max_pool2d(kept.float(), 3, stride=1) == 0
+    covered = F.max_pool2d(F.pad(squares.float(), (2, 2, 2, 2)), 3, stride=1) > 0
+    assert torch.equal(covered, ~kept)
+    rate = 1 - kept.double().mean().item()
+    # The paper's γ (equation 1) counts no overlaps: the share that seeds leave uncovered says by how much.
+    gamma = 0.1 / 3**2 * 12**2 / 10**2
+    expected = np.mean(
+        [
+            1 - (1 - gamma) ** (rows * columns)
+            for row in range(12)
+            for column in range(12)
+            for rows in [min(row, 9) - max(row - 2, 0) + 1]
+            for columns in [min(column, 9) - max(column - 2, 0) + 1]
+        ]
+    )
+    assert rate == pytest.approx(expected, rel=0.05)
+    assert dropped.mean().item() == pytest.approx(1, abs=1e-3)

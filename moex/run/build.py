@@ -1,16 +1,20 @@
-"""From a configuration to data on the device and a network with the exchange attached."""
+"""From a configuration to data on the device and a network with the hooks of the mixing list attached."""
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from moex import data, models
-from moex.config import Config
+from moex.config import IMAGES, Config
 from moex.data.source import BatchSource
-from moex.engine import State
+from moex.engine import State, ordered
 from moex.exchange import MomentExchange
+from moex.features import FeatureHook
+from moex.mixing import KINDS, DropBlock, FeatureMixing, Operation, points_of_step
 from moex.optim import create_optimizer
 from moex.randomness import seed_network
 
@@ -44,12 +48,15 @@ def choose_device(config: Config) -> torch.device:
     return device
 
 
-def check_network(config: Config) -> None:
+def check_network(config: Config) -> dict[str, tuple[int, int]]:
     """Passes two images through the network on the meta device, where neither data nor memory is needed.
 
+    Returns:
+        H and W in pixels, by point: of the images, and of the features after the points of the mixing list.
+
     Raises:
-        ValueError: there is no such data set or network, an option or the exchange point does not exist, the
-            network cannot take images of this size, or Cutout's hole is larger than they are.
+        ValueError: there is no such data set or network, an option or a point does not exist, the network cannot
+            take images of this size, or Cutout's hole is larger than they are.
     """
     specification = data.specification(config.dataset.name)
     hole, side = config.augmentation.cutout.size, min(specification.shape[1:])
@@ -58,17 +65,20 @@ def check_network(config: Config) -> None:
             f"augmentation.cutout.size is {hole}: the images of {config.dataset.name!r} are {side} pixels wide, "
             f"so it must be 1 to {side}"
         )
+    sizes = {IMAGES: specification.shape[1:]}
     with torch.device("meta"):
         model = create_model(config)
-        images = torch.empty(2, *specification.shape)
-    exchange = attach_exchange(model, config)
+        images, one, pair = torch.empty(2, *specification.shape), torch.ones(1), torch.arange(2)
+        box = torch.zeros(1, 4, dtype=torch.int64)
     name = config.model.name
     try:
-        if exchange is None:
+        with ExitStack() as stack:
+            for (kind, point), hook in attach_hooks(model, config).items():
+                stack.enter_context(ordered(hook, Operation(kind, pair, one, box, point)))
+                model.get_submodule(hook.layer).register_forward_hook(
+                    lambda _, __, features, point=point: sizes.update({point: tuple(features.shape[2:])})
+                )
             logits = model(images)
-        else:
-            with exchange.swap(torch.arange(2, device="meta")):
-                logits = model(images)
     # timm and torchvision assert the sizes that their transformers take.
     except (RuntimeError, AssertionError) as error:
         size = "×".join(map(str, specification.shape))
@@ -76,10 +86,11 @@ def check_network(config: Config) -> None:
             f"model {name!r} cannot take the {size} images of {config.dataset.name!r}: {str(error).splitlines()[0]}"
         ) from None
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, specification.num_classes):
-        kind = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        answer = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(
-            f"model {name!r} returns {kind} for two images: it must be logits [2, {specification.num_classes}]"
+            f"model {name!r} returns {answer} for two images: it must be logits [2, {specification.num_classes}]"
         )
+    return sizes
 
 
 def create_model(config: Config) -> nn.Module:
@@ -96,19 +107,32 @@ def create_model(config: Config) -> nn.Module:
     )
 
 
-def attach_exchange(model: nn.Module, config: Config) -> MomentExchange | None:
-    """The exchange at the configured point of the network, or None if the mixing list lacks MoEx."""
-    if "moex" not in config.augmentation.steps:
-        return None
-    moex = config.augmentation.moex
-    return MomentExchange(
-        model,
-        moex.layer,
-        moex.norm,
-        eps=moex.eps,
-        channel_dim=moex.channel_dim,
-        positive_only=moex.positive_only,
-    )
+def attach_hooks(model: nn.Module, config: Config) -> dict[tuple[str, str], FeatureHook[Any]]:
+    """What the mixing list does after layers of the network, by the operation's name and point.
+
+    Raises:
+        ValueError: the network has no such point.
+    """
+    augmentation = config.augmentation
+    moex = augmentation.moex
+    hooks: dict[tuple[str, str], FeatureHook[Any]] = {}
+    for step in augmentation.steps:
+        kind = KINDS.get(step, step)
+        for point in points_of_step(augmentation, step):
+            if kind == "moex":
+                hooks[kind, point] = MomentExchange(
+                    model,
+                    point,
+                    moex.norm,
+                    eps=moex.eps,
+                    channel_dim=moex.channel_dim,
+                    positive_only=moex.positive_only,
+                )
+            elif kind == "dropblock":
+                hooks[kind, point] = DropBlock(model, point, block_size=augmentation.dropblock.block_size)
+            elif point != IMAGES:
+                hooks[kind, point] = FeatureMixing(model, point)
+    return hooks
 
 
 def load_sets(config: Config, device: torch.device) -> Sets:
@@ -145,12 +169,17 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
     seed_network(config.seed)
     memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
     model = create_model(config).to(device).to(memory_format=memory_format)
-    # The hook is there before compilation, so that it is compiled too.
-    exchange = attach_exchange(model, config)
+    # The hooks are there before compilation, so that they are compiled too.
+    hooks = attach_hooks(model, config)
+    if config.runtime.compile:
+        # A graph for each combination of what happens inside the network, and for the last, smaller batch.
+        torch.compiler.config.recompile_limit = 64
+    cuts_features = "feature_cutmix" in config.augmentation.steps
     return State(
         model=model,
         network=torch.compile(model, dynamic=False) if config.runtime.compile else model,
-        exchange=exchange,
+        hooks=hooks,
+        sizes=check_network(config) if cuts_features else {IMAGES: sets.train.size},
         optimizer=create_optimizer(model, config.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=config.runtime.precision == "fp16"),
         totals=torch.zeros(2, dtype=torch.float64, device=device),

@@ -13,6 +13,17 @@ REFUSED = {
     "impossible depth": ({"model": {"name": "resnet21"}}, r"6n\+2, such as 20 or 26"),
     "unknown option": ({"model": {"options": {"width": 3}}}, r"has no option 'width'"),
     "unknown point": ({"augmentation": {"steps": ["moex"], "moex": {"layer": "stm"}}}, r"'stm'.*did you mean stem"),
+    "unknown point of many": (
+        {"augmentation": {"steps": ["manifold_mixup"], "manifold_mixup": {"points": ["images", "stage9"]}}},
+        r"no layer 'stage9'.*did you mean stage",
+    ),
+    "tokens have no boxes": (
+        {
+            "model": {"name": "timm:vit_tiny_patch16_224", "options": {"img_size": 8, "patch_size": 4, "depth": 2}},
+            "augmentation": {"steps": ["feature_cutmix"], "feature_cutmix": {"points": ["stage1"]}},
+        },
+        r"CutMix needs features \[B, C, H, W\] after 'blocks.0', not \[2, 5, 192\]",
+    ),
     "unknown norm": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "bn"}}}, r"bn"),
     "indivisible groups": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "gn3"}}}, r"16"),
     "point without features": ({"augmentation": {"steps": ["moex"], "moex": {"layer": "fc"}}}, r"rank|dimension"),
