@@ -69,6 +69,8 @@ def test_an_epoch_is_a_plain_loop():
 FAMILIES = {
     "resnet": {"model": {"name": "resnet8"}},
     "pyramidnet": {"model": {"name": "pyramidnet11", "options": {"alpha": 12}}},
+    "shakedrop": {"model": {"name": "pyramidnet11", "options": {"alpha": 12, "shake_drop": 0.9}}},
+    "stochastic depth": {"model": {"name": "pyramidnet11", "options": {"alpha": 12, "stochastic_depth": 0.9}}},
     "timm": {"model": {"name": "timm:resnet10t"}, "augmentation": {"moex": {"layer": "layer1"}}},
     "vision transformer": {
         "model": {

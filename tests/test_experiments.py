@@ -1,5 +1,6 @@
 """Every file of configs/ composes, is valid, and says what the published recipes say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,52 @@ def test_resnet110_as_assumed(dataset, method):
     assert config.augmentation.steps == (["moex"] if method == "moex" else [])
     if method == "moex":
         assert (moex.probability, moex.weight, moex.layer) == (0.5, 0.9, "stem")
+
+
+# method: the paper's error as the head of the file shows it, mixing list, what the network has besides the baseline's
+REGULARIZERS = {
+    "cutout": ("16.53 % error (clovaai/CutMix-PyTorch)", ["cutout"], {}),
+    "mixup": ("15.63 % error (clovaai/CutMix-PyTorch)", ["mixup"], {}),
+    "cutmix": ("14.23 % error (clovaai/CutMix-PyTorch)", ["cutmix"], {}),
+    "cutmix_moex": ("not reported", ["cutmix", "moex"], {}),
+    "cutout_mixup": ("15.46 % error (clovaai/CutMix-PyTorch)", ["cutout", "mixup"], {}),
+    "cutout_label_smoothing": ("15.61 % error (clovaai/CutMix-PyTorch)", ["cutout", "label_smoothing"], {}),
+    "shakedrop": ("15.08 % error, top-5 2.72 % (table of regularisers, unconfirmed)", [], {"shake_drop": 0.5}),
+    "shakedrop_cutmix": ("13.81 % error (clovaai/CutMix-PyTorch)", ["cutmix"], {"shake_drop": 0.5}),
+    "shakedrop_cutmix_moex": (
+        "13.47 % error, top-5 2.15 % (table of regularisers, unconfirmed)",
+        ["cutmix", "moex"],
+        {"shake_drop": 0.5},
+    ),
+    "stochastic_depth": (
+        "15.86 % error, top-5 3.33 % (table of regularisers, unconfirmed)",
+        [],
+        {"stochastic_depth": 0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", REGULARIZERS)
+def test_regularizers_of_pyramidnet(method):
+    """Numbers of recipes.md and of reported.yaml's table of regularisers; all else is the baseline's."""
+    paper, steps, options = REGULARIZERS[method]
+    name = f"cifar100_pyramidnet_{method}"
+    assert paper in (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()[2]
+    config, baseline = composed(f"+experiment={name}"), composed("+experiment=cifar100_pyramidnet_baseline")
+    mixing = config.augmentation
+    assert config.model.options == baseline.model.options | options
+    assert mixing.steps == steps
+    assert (mixing.one_of, mixing.shared_permutation) == ([], steps == ["cutmix", "moex"])
+    if "cutout" in steps:
+        assert (mixing.cutout.probability, mixing.cutout.size) == (1, 8)
+    if "label_smoothing" in steps:
+        assert mixing.label_smoothing.epsilon == 0.1
+    laws = {"mixup": (1, 1, None), "cutmix": (0.5, 1, None), "moex": (0.25, None, 0.5)}
+    for step in set(steps) & set(laws):
+        law = getattr(mixing, step)
+        assert (law.probability, law.alpha, law.weight, law.per_sample) == (*laws[step], False)
+    if "moex" in steps:
+        published = composed("+experiment=cifar100_pyramidnet_moex").augmentation
+        assert mixing.moex == published.moex
+    same = {"name": baseline.name, "model": baseline.model, "augmentation": baseline.augmentation}
+    assert replace(config, **same) == baseline
