@@ -67,6 +67,10 @@ AUGMENTATIONS = {
     "mixup_moex": ["mixup", "moex"],
     "cutmix_moex": ["cutmix", "moex"],
     "cutmix_or_moex": ["cutmix", "moex"],
+    "manifold_mixup": ["manifold_mixup"],
+    "feature_cutmix": ["feature_cutmix"],
+    "dropblock": ["dropblock"],
+    "dropblock_label_smoothing": ["dropblock", "label_smoothing"],
 }
 
 
@@ -142,6 +146,9 @@ REGULARIZERS = {
     "mixup": ("15.63 % error (clovaai/CutMix-PyTorch)", ["mixup"], {}),
     "cutmix": ("14.23 % error (clovaai/CutMix-PyTorch)", ["cutmix"], {}),
     "cutmix_moex": ("not reported", ["cutmix", "moex"], {}),
+    "manifold_mixup": ("16.14 % error (clovaai/CutMix-PyTorch)", ["manifold_mixup"], {}),
+    "dropblock": ("15.73 % error (clovaai/CutMix-PyTorch)", ["dropblock"], {}),
+    "dropblock_label_smoothing": ("15.16 % error (clovaai/CutMix-PyTorch)", ["dropblock", "label_smoothing"], {}),
     "cutout_mixup": ("15.46 % error (clovaai/CutMix-PyTorch)", ["cutout", "mixup"], {}),
     "cutout_label_smoothing": ("15.61 % error (clovaai/CutMix-PyTorch)", ["cutout", "label_smoothing"], {}),
     "shakedrop": ("15.08 % error, top-5 2.72 % (table of regularisers, unconfirmed)", [], {"shake_drop": 0.5}),
@@ -174,7 +181,16 @@ def test_regularizers_of_pyramidnet(method):
         assert (mixing.cutout.probability, mixing.cutout.size) == (1, 8)
     if "label_smoothing" in steps:
         assert mixing.label_smoothing.epsilon == 0.1
-    laws = {"mixup": (1, 1, None), "cutmix": (0.5, 1, None), "moex": (0.25, None, 0.5)}
+    if "dropblock" in steps:
+        assert (mixing.dropblock.rate, mixing.dropblock.block_size) == (0.1, 7)
+    if "manifold_mixup" in steps:
+        assert mixing.manifold_mixup.points == ["images", "stage1", "stage2"]
+    laws = {
+        "mixup": (1, 1, None),
+        "manifold_mixup": (1, 1, None),
+        "cutmix": (0.5, 1, None),
+        "moex": (0.25, None, 0.5),
+    }
     for step in set(steps) & set(laws):
         law = getattr(mixing, step)
         assert (law.probability, law.alpha, law.weight, law.per_sample) == (*laws[step], False)
