@@ -63,7 +63,10 @@ class CutMixConfig(MixingStepConfig):
 
 @dataclass
 class MoExConfig(MixingStepConfig):
-    """Moment Exchange (Li et al. 2021): after `layer`, a named point of the network or a module path."""
+    """Moment Exchange (Li et al. 2021): after `layer`, a named point of the network or a module path.
+
+    `statistic` is what is exchanged: moments, the leading principal `components`, or all order statistics.
+    """
 
     probability: float = 0.5
     weight: float | None = 0.9
@@ -72,6 +75,9 @@ class MoExConfig(MixingStepConfig):
     eps: float = 1e-5
     channel_dim: int = 1
     positive_only: bool = False
+    detach: bool = False
+    statistic: str = "moments"
+    components: int = 1
 
 
 @dataclass
@@ -130,6 +136,15 @@ class AugmentationConfig:
     feature_cutmix: FeatureCutMixConfig = field(default_factory=FeatureCutMixConfig)
     dropblock: DropBlockConfig = field(default_factory=DropBlockConfig)
     label_smoothing: LabelSmoothingConfig = field(default_factory=LabelSmoothingConfig)
+
+
+@dataclass
+class MomentsConfig:
+    """What the network sees of the features after `layer`: all of them, their moments only, or these removed."""
+
+    use: str = "all"
+    layer: str = "stem"
+    norm: str = "pono"
 
 
 @dataclass
@@ -196,6 +211,7 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    moments: MomentsConfig = field(default_factory=MomentsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -204,6 +220,8 @@ class Config:
 
 
 CHOICES = {
+    "augmentation.moex.statistic": ("moments", "components", "order"),
+    "moments.use": ("all", "only", "removed"),
     "schedule.name": ("step", "cosine"),
     "runtime.device": ("auto", "cpu", "cuda"),
     "runtime.precision": ("fp32", "bf16", "fp16"),
@@ -392,7 +410,16 @@ def _check_augmentation(augmentation: AugmentationConfig, *, batch_size: int) ->
             f"false with a fixed weight; set {key}.alpha to draw weights",
         )
     _require(augmentation.cutout.size >= 1, "augmentation.cutout.size", augmentation.cutout.size, "1 or more")
-    _require(augmentation.moex.eps > 0, "augmentation.moex.eps", augmentation.moex.eps, "more than 0")
+    moex = augmentation.moex
+    _require(moex.eps > 0, "augmentation.moex.eps", moex.eps, "more than 0")
+    _require(moex.components >= 1, "augmentation.moex.components", moex.components, "1 or more")
+    for name in ("positive_only", "detach"):
+        _require(
+            moex.statistic == "moments" or not getattr(moex, name),
+            f"augmentation.moex.{name}",
+            True,
+            f"false where augmentation.moex.statistic is {moex.statistic!r}",
+        )
     for name in ("manifold_mixup", "feature_cutmix", "dropblock"):
         points, key = getattr(augmentation, name).points, f"augmentation.{name}.points"
         _require(bool(points) and len(points) == len(set(points)), key, points, "one or more different points")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from moex.config import Config
 from moex.data.source import BatchSource, draw_crops
-from moex.exchange import MomentExchange
+from moex.exchange import FeatureExchange
 from moex.features import FeatureHook
 from moex.mixing import DropBlock, FeatureMixing, Operation, Plan, apply_plan, draw_plan
 from moex.optim import learning_rate
@@ -125,7 +125,7 @@ def train_epoch(state: State, source: BatchSource, config: Config, *, classes: i
 def ordered(hook: FeatureHook[Any], operation: Operation) -> AbstractContextManager[None]:
     """The context in which a hook executes an operation."""
     match hook:
-        case MomentExchange():
+        case FeatureExchange():
             return hook.swap(operation.permutation)
         case FeatureMixing():
             return hook.mix(operation)

@@ -1,4 +1,4 @@
-"""Attaches the exchange of moments to a named layer of any network."""
+"""Attaches the exchange of moments, or of other statistics, to a named layer of any network."""
 
 from contextlib import AbstractContextManager
 
@@ -6,9 +6,30 @@ from torch import Tensor, nn
 
 from moex.features import FeatureHook
 from moex.moments import check_permutation, exchange_moments, parse_norm
+from moex.statistics import exchange_components, exchange_order
 
 
-class MomentExchange(FeatureHook[Tensor]):
+class FeatureExchange(FeatureHook[Tensor]):
+    """What exchanges some statistic of a layer's output between the samples of a batch."""
+
+    def swap(self, perm: Tensor | None) -> AbstractContextManager[None]:
+        """Exchanges the statistic in the forward passes inside the context.
+
+        Args:
+            perm: `[B]`, int64 or int32, on any device: sample `i` receives the moments of sample `perm[i]`.
+                None leaves the features as they are.
+
+        Raises:
+            ValueError: `perm` is not a 1-D integer tensor; the hook was removed; a swap is already in
+                progress; or, on leaving, no forward pass has reached the layer (a copy of the network ran, or
+                one compiled before the hook was attached), so that features and labels would disagree.
+        """
+        if perm is not None:
+            check_permutation(perm)
+        return self._ordered(perm)
+
+
+class MomentExchange(FeatureExchange):
     """Exchanges the moments of a layer's output between the samples of a batch, where and when it is told to.
 
     A forward hook does the work, so the network's code, parameters and `state_dict` keys stay as they were::
@@ -38,6 +59,7 @@ class MomentExchange(FeatureHook[Tensor]):
         eps: Added to the variance.
         channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
         positive_only: Moments of the positive entries alone.
+        detach: Whether moments are constants to the gradient. As published, they are not.
 
     Attributes:
         layer: The path of the submodule.
@@ -56,6 +78,7 @@ class MomentExchange(FeatureHook[Tensor]):
         eps: float = 1e-5,
         channel_dim: int = 1,
         positive_only: bool = False,
+        detach: bool = False,
     ) -> None:
         parse_norm(norm)
         super().__init__(model, layer)
@@ -63,22 +86,7 @@ class MomentExchange(FeatureHook[Tensor]):
         self.eps = eps
         self.channel_dim = channel_dim
         self.positive_only = positive_only
-
-    def swap(self, perm: Tensor | None) -> AbstractContextManager[None]:
-        """Exchanges the moments in the forward passes inside the context.
-
-        Args:
-            perm: `[B]`, int64 or int32, on any device: sample `i` receives the moments of sample `perm[i]`.
-                None leaves the features as they are.
-
-        Raises:
-            ValueError: `perm` is not a 1-D integer tensor; the hook was removed; a swap is already in
-                progress; or, on leaving, no forward pass has reached the layer (a copy of the network ran, or
-                one compiled before the hook was attached), so that features and labels would disagree.
-        """
-        if perm is not None:
-            check_permutation(perm)
-        return self._ordered(perm)
+        self.detach = detach
 
     def _change(self, features: Tensor, order: Tensor) -> Tensor:
         return exchange_moments(
@@ -88,4 +96,46 @@ class MomentExchange(FeatureHook[Tensor]):
             eps=self.eps,
             channel_dim=self.channel_dim,
             positive_only=self.positive_only,
+            detach=self.detach,
         )
+
+
+class ComponentExchange(FeatureExchange):
+    """Exchanges the leading principal components across channels (see `moex.statistics.exchange_components`).
+
+    Args:
+        model: See `MomentExchange`.
+        layer: See `MomentExchange`.
+        components: How many of each sample's components are exchanged.
+        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+    """
+
+    def __init__(self, model: nn.Module, layer: str, components: int = 1, *, channel_dim: int = 1) -> None:
+        super().__init__(model, layer)
+        self.components = components
+        self.channel_dim = channel_dim
+
+    def _change(self, features: Tensor, order: Tensor) -> Tensor:
+        perm = order.to(features.device, non_blocking=True)
+        return exchange_components(features, perm, self.components, channel_dim=self.channel_dim)
+
+
+class OrderExchange(FeatureExchange):
+    """Exchanges all order statistics (see `moex.statistics.exchange_order`).
+
+    Args:
+        model: See `MomentExchange`.
+        layer: See `MomentExchange`.
+        norm: The normalisation in whose sets the entries are ordered.
+        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+    """
+
+    def __init__(self, model: nn.Module, layer: str, norm: str = "pono", *, channel_dim: int = 1) -> None:
+        parse_norm(norm)
+        super().__init__(model, layer)
+        self.norm = norm
+        self.channel_dim = channel_dim
+
+    def _change(self, features: Tensor, order: Tensor) -> Tensor:
+        perm = order.to(features.device, non_blocking=True)
+        return exchange_order(features, perm, self.norm, channel_dim=self.channel_dim)

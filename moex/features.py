@@ -34,7 +34,7 @@ class FeatureHook(Generic[Order]):
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         _check_unwrapped(model)
-        self.layer = _resolve_layer(model, layer)
+        self.layer = resolve_layer(model, layer)
         self._order: Order | None = None
         self._reached = False
         self._attached = True
@@ -100,7 +100,12 @@ def _check_unwrapped(model: nn.Module) -> None:
         raise ValueError("the model is already compiled: attach before compiling")
 
 
-def _resolve_layer(model: nn.Module, layer: str) -> str:
+def resolve_layer(model: nn.Module, layer: str) -> str:
+    """The path of a submodule, given by a name of `model.points` or by its path.
+
+    Raises:
+        ValueError: There is none, or it is the model itself.
+    """
     points = getattr(model, "points", {})
     points = dict(points) if isinstance(points, Mapping) else {}
     path = str(points.get(layer, layer))

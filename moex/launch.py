@@ -70,8 +70,8 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
     """
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(overrides)
-    # A folder given by --config-dir adds choices of its own.
-    others = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
+    if any(argument.startswith(("--config-dir", "-cd")) for argument in arguments):
+        return  # That folder adds groups and choices of its own.
     for override in parsed:
         key = override.key_or_group
         if key == "experiment" and not override.is_add():
@@ -81,7 +81,7 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
         free = key == "experiment" or key.startswith(("hydra", "model.options"))
         if not free and key not in config.known_keys():
             raise OverrideError(config.unknown_key(key))
-        if (configs / key).is_dir() and not others and override.value_type != ValueType.GLOB_CHOICE_SWEEP:
+        if (configs / key).is_dir() and override.value_type != ValueType.GLOB_CHOICE_SWEEP:
             known = sorted(path.stem for path in (configs / key).glob("*.yaml"))
             values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
             for value in map(str, values):

@@ -109,7 +109,7 @@ def moments(
             `channel_dim` is out of range or the batch's; the channels cannot be divided as asked; a set has a
             single entry.
     """
-    grouped, dim, dims = _group_channels(x, norm, channel_dim)
+    grouped, dim, dims = group_channels(x, norm, channel_dim)
     mean, _, std = _centre(grouped, dims, eps, positive_only)
     return _ungroup_moment(mean, grouped, dim), _ungroup_moment(std, grouped, dim)
 
@@ -122,6 +122,7 @@ def exchange_moments(
     eps: float = 1e-5,
     channel_dim: int = 1,
     positive_only: bool = False,
+    detach: bool = False,
 ) -> Tensor:
     """Normalises every sample with its own moments, then gives it those of another (MoEx; section 3).
 
@@ -135,6 +136,7 @@ def exchange_moments(
         eps: Added to the variance.
         channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
         positive_only: Moments of the positive entries alone (see `moments`); all entries are exchanged.
+        detach: Whether moments are constants to the gradient. As published, they are not.
 
     Returns:
         Features of the shape, dtype and memory format of `x`.
@@ -143,16 +145,20 @@ def exchange_moments(
         ValueError: As `moments`, and where `perm` is not a 1-D integer tensor with an entry for each sample.
     """
     check_permutation(perm)
-    grouped, dim, dims = _group_channels(x, norm, channel_dim)
+    grouped, dim, dims = group_channels(x, norm, channel_dim)
     if perm.shape[0] != x.shape[0]:
         raise ValueError(f"perm has {perm.shape[0]} entries for a batch of {x.shape[0]} samples; they must be equal")
-    mean, centred, std = _centre(grouped, dims, eps, positive_only)
+    if detach:
+        mean, _, std = _centre(grouped.detach(), dims, eps, positive_only)
+        centred = grouped + -mean
+    else:
+        mean, centred, std = _centre(grouped, dims, eps, positive_only)
     scale = std.index_select(0, perm) / std
     exchanged = centred * scale + mean.index_select(0, perm)
     return exchanged.flatten(dim, dim + 1).to(x.dtype)
 
 
-def _group_channels(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, int, tuple[int, ...]]:
+def group_channels(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, int, tuple[int, ...]]:
     """Returns x as `[B, ..., K, C/K, ...]` in full precision, the dimension of K, and those of a set."""
     grouping = parse_norm(norm)
     if not x.is_floating_point():

@@ -13,6 +13,7 @@ FLOORS = {
     "config": 0,
     "randomness": 0,
     "features": 0,
+    "statistics": 0,
     "exchange": 1,
     "mixing": 1,
     "metrics": 1,
@@ -57,6 +58,7 @@ def test_imports_run_downwards(path):
             in {
                 ("run", "reporting"),
                 ("logging", "checkpoint"),
+                ("statistics", "moments"),
             }
         ), f"{ours} imports {theirs}"
 

@@ -46,6 +46,13 @@ REFUSED = {
     "no hole": ({"augmentation": {"cutout": {"size": 0}}}, r"cutout.size is 0"),
     "eps of zero": ({"augmentation": {"moex": {"eps": 0}}}, r"eps is 0"),
     "smoothing above 1": ({"augmentation": {"label_smoothing": {"epsilon": 2}}}, r"epsilon is 2"),
+    "unknown statistic": ({"augmentation": {"moex": {"statistic": "median"}}}, r"moments, components, order"),
+    "no components": ({"augmentation": {"moex": {"components": 0}}}, r"components is 0: it must be 1 or more"),
+    "detached order": (
+        {"augmentation": {"moex": {"statistic": "order", "detach": True}}},
+        r"detach is True: it must be false where .*statistic is 'order'",
+    ),
+    "unknown use of moments": ({"moments": {"use": "none"}}, r"moments.use is 'none': .* all, only, removed"),
     "no point": ({"augmentation": {"manifold_mixup": {"points": []}}}, r"one or more different points"),
     "a point twice": ({"augmentation": {"feature_cutmix": {"points": ["stem", "stem"]}}}, r"different points"),
     "blocks of images": ({"augmentation": {"dropblock": {"points": ["images"]}}}, r"layers alone"),

@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from moex import data, models
-from moex.config import IMAGES, Config
+from moex.config import IMAGES, Config, MoExConfig
 from moex.data.source import BatchSource
 from moex.engine import State, ordered
-from moex.exchange import MomentExchange
-from moex.features import FeatureHook
+from moex.exchange import ComponentExchange, FeatureExchange, MomentExchange, OrderExchange
+from moex.features import FeatureHook, resolve_layer
 from moex.mixing import KINDS, DropBlock, FeatureMixing, Operation, points_of_step
 from moex.optim import create_optimizer
 from moex.randomness import seed_network
+from moex.statistics import keep_moments, remove_moments
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,18 @@ def create_model(config: Config) -> nn.Module:
     for option in ("num_classes", "in_channels"):
         if option in config.model.options:
             raise ValueError(f"model.options.{option} cannot be set: data set {config.dataset.name!r} decides it")
-    return models.create(
+    model = models.create(
         config.model.name,
         num_classes=specification.num_classes,
         in_channels=specification.shape[0],
         **config.model.options,
     )
+    seen, norm = config.moments.use, config.moments.norm
+    if seen != "all":
+        restrict = keep_moments if seen == "only" else remove_moments
+        layer = model.get_submodule(resolve_layer(model, config.moments.layer))
+        layer.register_forward_hook(lambda _, __, features: restrict(features, norm))
+    return model
 
 
 def attach_hooks(model: nn.Module, config: Config) -> dict[tuple[str, str], FeatureHook[Any]]:
@@ -114,25 +121,34 @@ def attach_hooks(model: nn.Module, config: Config) -> dict[tuple[str, str], Feat
         ValueError: the network has no such point.
     """
     augmentation = config.augmentation
-    moex = augmentation.moex
     hooks: dict[tuple[str, str], FeatureHook[Any]] = {}
     for step in augmentation.steps:
         kind = KINDS.get(step, step)
         for point in points_of_step(augmentation, step):
             if kind == "moex":
-                hooks[kind, point] = MomentExchange(
-                    model,
-                    point,
-                    moex.norm,
-                    eps=moex.eps,
-                    channel_dim=moex.channel_dim,
-                    positive_only=moex.positive_only,
-                )
+                hooks[kind, point] = create_exchange(model, augmentation.moex)
             elif kind == "dropblock":
                 hooks[kind, point] = DropBlock(model, point, block_size=augmentation.dropblock.block_size)
             elif point != IMAGES:
                 hooks[kind, point] = FeatureMixing(model, point)
     return hooks
+
+
+def create_exchange(model: nn.Module, moex: MoExConfig) -> FeatureExchange:
+    """The exchange of the statistic that the configuration names."""
+    if moex.statistic == "components":
+        return ComponentExchange(model, moex.layer, moex.components, channel_dim=moex.channel_dim)
+    if moex.statistic == "order":
+        return OrderExchange(model, moex.layer, moex.norm, channel_dim=moex.channel_dim)
+    return MomentExchange(
+        model,
+        moex.layer,
+        moex.norm,
+        eps=moex.eps,
+        channel_dim=moex.channel_dim,
+        positive_only=moex.positive_only,
+        detach=moex.detach,
+    )
 
 
 def load_sets(config: Config, device: torch.device) -> Sets:

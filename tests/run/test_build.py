@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from moex.config import parse
+from moex.engine import train_epoch
 from moex.run.build import check_network, choose_device, create_state, load_sets
+from moex.statistics import keep_moments, remove_moments
 
 CPU = torch.device("cpu")
 REFUSED = {
@@ -48,6 +50,11 @@ REFUSED = {
         {"model": {"name": "pyramidnet110", "options": {"alpha": "x"}}},
         r"cannot be built with the options .*'alpha': 'x'",
     ),
+    "too many components": (
+        {"augmentation": {"steps": ["moex"], "moex": {"statistic": "components", "components": 17}}},
+        r"components is 17: it must be 1 to 16",
+    ),
+    "moments of no layer": ({"moments": {"use": "only", "layer": "stm"}}, r"'stm'.*did you mean stem"),
     "a hole wider than the images": (
         {"augmentation": {"steps": ["cutout"], "cutout": {"size": 9}}},
         r"cutout.size is 9.*must be 1 to 8",
@@ -93,3 +100,27 @@ def test_limits():
     assert create_state(config, sets, CPU).steps_per_epoch == 2
     with pytest.raises(ValueError, match=r"limit_train is 5000: digits has 1257"):
         load_sets(parse({"limit_train": 5000}), CPU)
+
+
+@pytest.mark.parametrize("use", ["only", "removed"])
+def test_a_network_that_sees_a_part_of_its_features(use):
+    """In training and in evaluation, the layers above get what the pure function gives."""
+    config = parse({"moments": {"use": use, "norm": "in"}, "augmentation": {"steps": ["moex"]}})
+    check_network(config)
+    model = create_state(config, load_sets(config, CPU), CPU).model.eval()
+    images = torch.randn(4, 1, 8, 8)
+    features = torch.nn.Sequential(*model.stem)(images)
+    seen = {"only": keep_moments, "removed": remove_moments}[use](features, "in")
+    logits = model.fc(model.stage3(model.stage2(model.stage1(seen))).mean((2, 3)))
+    torch.testing.assert_close(model(images), logits)
+
+
+@pytest.mark.parametrize("statistic", ["moments", "components", "order"])
+def test_every_statistic_is_exchanged_in_a_step(statistic):
+    moex = {"statistic": statistic, "components": 2, "probability": 1.0}
+    config = parse({"augmentation": {"steps": ["moex"], "moex": moex}, "limit_train": 8, "batch_size": 8})
+    check_network(config)
+    sets = load_sets(config, CPU)
+    state = create_state(config, sets, CPU)
+    next(train_epoch(state, sets.train, config, classes=sets.classes))
+    assert torch.isfinite(state.totals).all()
