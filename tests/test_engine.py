@@ -69,6 +69,11 @@ def test_an_epoch_is_a_plain_loop():
 FAMILIES = {
     "resnet": {"model": {"name": "resnet8"}},
     "pyramidnet": {"model": {"name": "pyramidnet11", "options": {"alpha": 12}}},
+    "wide resnet": {"model": {"name": "wrn10", "options": {"width": 1, "dropout": 0.3}}},
+    "densenet": {"model": {"name": "densenet_bc10", "options": {"memory_saving": True}}},
+    "resnext": {"model": {"name": "resnext11", "options": {"cardinality": 2, "base_width": 4}}},
+    "vgg": {"model": {"name": "vgg11"}},
+    "preactivation resnet": {"model": {"name": "preact_resnet18"}},
     "timm": {"model": {"name": "timm:resnet10t"}, "augmentation": {"moex": {"layer": "layer1"}}},
     "vision transformer": {
         "model": {
