@@ -236,6 +236,7 @@ IMAGES = "images"
 # What changes neither the law of the training nor its numbers on one kind of machine.
 _OUTSIDE_THE_RECIPE = frozenset(
     {"name", "seed", "output_root", "dataset.root", "dataset.download", "dataset.cutout_size", "runtime.device"}
+    | {"model.options.memory_saving"}
     | {f"logger.{item.name}" for item in dataclasses.fields(LoggerConfig)}
     | {f"checkpoint.{item.name}" for item in dataclasses.fields(CheckpointConfig)}
 )

@@ -96,6 +96,7 @@ def test_the_recipe_holds_what_differs_from_the_defaults():
 SAME_FOLDER = [
     {"dataset": {"root": "elsewhere", "download": True}},
     {"runtime": {"device": "cpu"}},
+    {"model": {"options": {"memory_saving": True}}},
     {"logger": {"tensorboard": True}},
     {"checkpoint": {"every_steps": 5}},
     {"epochs": Config.epochs},

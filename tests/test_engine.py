@@ -71,6 +71,11 @@ FAMILIES = {
     "pyramidnet": {"model": {"name": "pyramidnet11", "options": {"alpha": 12}}},
     "shakedrop": {"model": {"name": "pyramidnet11", "options": {"alpha": 12, "shake_drop": 0.9}}},
     "stochastic depth": {"model": {"name": "pyramidnet11", "options": {"alpha": 12, "stochastic_depth": 0.9}}},
+    "wide resnet": {"model": {"name": "wrn10", "options": {"width": 1, "dropout": 0.3}}},
+    "densenet": {"model": {"name": "densenet_bc10", "options": {"memory_saving": True}}},
+    "resnext": {"model": {"name": "resnext11", "options": {"cardinality": 2, "base_width": 4}}},
+    "vgg": {"model": {"name": "vgg11"}},
+    "preactivation resnet": {"model": {"name": "preact_resnet18"}},
     "timm": {"model": {"name": "timm:resnet10t"}, "augmentation": {"moex": {"layer": "layer1"}}},
     "vision transformer": {
         "model": {

@@ -1,6 +1,7 @@
 """Every file of configs/ composes, is valid, and says what the published recipes say."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -87,57 +88,63 @@ def test_cutout_has_the_published_size_of_each_data_set(dataset, size):
     assert composed(f"dataset={dataset}", "augmentation=cutout_moex").augmentation.cutout.size == size
 
 
-def rates(config, epochs):
-    return [
-        learning_rate(
-            config.schedule,
-            config.optimizer.lr,
-            epoch=epoch,
-            step=0,
-            steps_per_epoch=100,
-            epochs=config.epochs,
-        )
-        for epoch in epochs
-    ]
+NETWORKS = {
+    "pyramidnet": ("pyramidnet200", {"alpha": 240, "bottleneck": True}),
+    "resnet110": ("resnet110", {}),
+    "resnext29_8x64d": ("resnext29", {"cardinality": 8, "base_width": 64}),
+    "wrn28_10": ("wrn28", {"width": 10, "dropout": 0.3}),
+    "densenet_bc_100": ("densenet_bc100", {"growth_rate": 12, "memory_saving": False}),
+    "densenet_bc_190": ("densenet_bc190", {"growth_rate": 40, "memory_saving": False}),
+}
+# The table of recipes.md and the columns p and λ of its MoEx; DESIGN section 5 has the published row too.
+RECIPES = """
+network         | epochs | batch | lr   | drops        | factor | weight decay | Nesterov | p    | λ   | kind
+pyramidnet      | 300    | 64    | 0.25 | 150, 225     | 0.1    | 1e-4         | yes      | 0.25 | 0.5 | published
+resnet110       | 164    | 128   | 0.1  | 81, 122      | 0.1    | 1e-4         | no       | 0.5  | 0.9 | assumed
+resnext29_8x64d | 300    | 128   | 0.1  | 150, 225     | 0.1    | 5e-4         | no       | 0.5  | 0.9 | assumed
+wrn28_10        | 200    | 128   | 0.1  | 60, 120, 160 | 0.2    | 5e-4         | no       | 0.5  | 0.9 | assumed
+densenet_bc_100 | 300    | 64    | 0.1  | 150, 225     | 0.1    | 1e-4         | no       | 0.5  | 0.9 | assumed
+densenet_bc_190 | 300    | 64    | 0.1  | 150, 225     | 0.1    | 1e-4         | no       | 0.5  | 0.9 | assumed
+"""
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("method", ["baseline", "moex"])
-def test_pyramidnet_as_published(dataset, method):
-    """Numbers of DESIGN section 5 and recipes.md, kind: published."""
-    config = composed(f"+experiment={dataset}_pyramidnet_{method}")
-    assert (config.dataset.name, config.epochs, config.batch_size) == (dataset, 300, 64)
-    assert (config.model.name, config.model.options) == ("pyramidnet200", {"alpha": 240, "bottleneck": True})
-    optimizer = config.optimizer
-    assert (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.9, True, 1e-4)
-    assert rates(config, [0, 149, 150, 224, 225, 299]) == pytest.approx([0.25, 0.25, 0.025, 0.025, 0.0025, 0.0025])
-    moex = config.augmentation.moex
-    if method == "moex":
-        assert config.augmentation.steps == ["moex"]
-        assert (moex.probability, moex.weight, moex.layer, moex.norm) == (0.25, 0.5, "stem", "pono")
-        assert (moex.eps, moex.positive_only, moex.alpha) == (1e-5, False, None)
-    else:
-        assert config.augmentation.steps == []
+def recipes():
+    titles, *rows = ([cell.strip() for cell in line.split("|")] for line in RECIPES.strip().splitlines())
+    return {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("method", ["baseline", "moex"])
-def test_resnet110_as_assumed(dataset, method):
-    """Numbers of recipes.md, kind: assumed."""
-    config = composed(f"+experiment={dataset}_resnet110_{method}")
-    assert (config.dataset.name, config.model.name, config.epochs, config.batch_size) == (
-        dataset,
-        "resnet110",
-        164,
-        128,
+def rate(config, epoch):
+    return learning_rate(
+        config.schedule, config.optimizer.lr, epoch=epoch, step=0, steps_per_epoch=100, epochs=config.epochs
     )
+
+
+@pytest.mark.parametrize("method", ["baseline", "moex"])
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("network", recipes())
+def test_the_recipes_of_the_cifar_tables(network, dataset, method):
+    row, name = recipes()[network], f"{dataset}_{network}_{method}"
+    config = composed(f"+experiment={name}")
+    assert f"# recipe:   {row['kind']} (" in (CONFIGS / "experiment" / f"{name}.yaml").read_text()
+    assert config.dataset.name == dataset
+    assert (config.model.name, config.model.options) == NETWORKS[network]
+    assert (config.epochs, config.batch_size) == (int(row["epochs"]), int(row["batch"]))
     optimizer = config.optimizer
-    assert (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.9, False, 1e-4)
-    assert rates(config, [0, 80, 81, 121, 122, 163]) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-    moex = config.augmentation.moex
-    assert config.augmentation.steps == (["moex"] if method == "moex" else [])
-    if method == "moex":
-        assert (moex.probability, moex.weight, moex.layer) == (0.5, 0.9, "stem")
+    assert optimizer.momentum == 0.9
+    assert optimizer.nesterov == (row["Nesterov"] == "yes")
+    assert optimizer.weight_decay == float(row["weight decay"])
+    # The epochs on both sides of each drop, the first and the last.
+    ends = [0, *(int(drop) for drop in row["drops"].split(",")), config.epochs]
+    for drops, (start, end) in enumerate(pairwise(ends)):
+        expected = float(row["lr"]) * float(row["factor"]) ** drops
+        assert [rate(config, start), rate(config, end - 1)] == pytest.approx([expected, expected])
+    if method == "baseline":
+        assert config.augmentation.steps == []
+    else:
+        assert config.augmentation.steps == ["moex"]
+        moex = config.augmentation.moex
+        assert (moex.probability, moex.weight, moex.alpha) == (float(row["p"]), float(row["λ"]), None)
+        assert (moex.layer, moex.norm, moex.eps, moex.positive_only) == ("stem", "pono", 1e-5, False)
 
 
 # method: the paper's error as the head of the file shows it, mixing list, what the network has besides the baseline's

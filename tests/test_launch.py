@@ -33,7 +33,7 @@ def test_accepted(arguments):
     [
         (["epoch=3"], "unknown key 'epoch': the nearest are epochs"),
         (["lr=3"], "the nearest are optimizer.lr"),
-        (["-m", "model=resnet20,resnet21"], "there is no model 'resnet21': it must be one of pyramidnet110"),
+        (["-m", "model=resnet20,resnet21"], "there is no model 'resnet21': it must be one of densenet_bc_100"),
         (["experiment=digits_moex"], r"with a plus: \+experiment=digits_moex"),
     ],
 )

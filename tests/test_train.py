@@ -181,7 +181,7 @@ MISTAKES = {
     "no such choice": (["dataset=cifar11"], r"no dataset 'cifar11': it must be one of cifar10, cifar100, digits"),
     "no such experiment": (
         ["+experiment=nothing"],
-        r"no experiment 'nothing': it must be one of cifar100_pyramidnet_baseline",
+        r"no experiment 'nothing': it must be one of cifar100_densenet_bc_100_baseline",
     ),
     "no such choice in a sweep": (["-m", "seed=0,1", "model=resnet20,resnet21"], r"no model 'resnet21'"),
     "a sweep without its flag": (["seed=0,1"], r"add --multirun"),

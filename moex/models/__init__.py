@@ -7,10 +7,24 @@ from typing import Any
 
 from torch import nn
 
+from moex.models.densenet import DenseNet
+from moex.models.preact_resnet import PreactivationResNet
 from moex.models.pyramidnet import PyramidNet
 from moex.models.resnet import ResNet
+from moex.models.resnext import ResNeXt
+from moex.models.vgg import VGG
+from moex.models.wide_resnet import WideResNet
 
-FAMILIES: dict[str, Callable[..., nn.Module]] = {"resnet": ResNet, "pyramidnet": PyramidNet}
+# Longest names first, so that none is found inside another.
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "preact_resnet": PreactivationResNet,
+    "densenet_bc": DenseNet,
+    "pyramidnet": PyramidNet,
+    "resnext": ResNeXt,
+    "resnet": ResNet,
+    "vgg": VGG,
+    "wrn": WideResNet,
+}
 LIBRARIES = ("torchvision", "timm")
 
 
@@ -18,8 +32,9 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **options: Any)
     """Builds a network with freshly drawn weights.
 
     Args:
-        name: `resnetD` (6n+2 layers), `pyramidnetD` (options `alpha`, `bottleneck`), `torchvision:NAME` or
-            `timm:NAME`.
+        name: with D layers, `resnetD`, `pyramidnetD` (options `alpha`, `bottleneck`, `shake_drop`,
+            `stochastic_depth`), `wrnD` (`width`, `dropout`), `densenet_bcD` (`growth_rate`, `memory_saving`),
+            `resnextD` (`cardinality`, `base_width`), `vggD` or `preact_resnetD`; `torchvision:NAME` or `timm:NAME`.
         num_classes: K.
         in_channels: channels of the images.
         options: passed on to the network.

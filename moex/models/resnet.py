@@ -18,6 +18,25 @@ def init_convolutions(model: nn.Module) -> None:
             nn.init.normal_(module.weight, mean=0.0, std=math.sqrt(2 / fan_out))
 
 
+def count_blocks(name: str, depth: int, *, layers: int, others: int) -> int:
+    """The n of a network of `layers`·n + `others` layers.
+
+    Args:
+        name: the network's, for the message.
+        depth: its number of layers.
+        layers: of one block of every stage together.
+        others: outside the blocks.
+
+    Raises:
+        ValueError: no n gives this depth; the nearest depths are named.
+    """
+    blocks, remainder = divmod(depth - others, layers)
+    if remainder or blocks < 1:
+        below = max(blocks, 1) * layers + others
+        raise ValueError(f"{name}: the depth is {layers}n+{others}, such as {below} or {below + layers}")
+    return blocks
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions around an identity shortcut without parameters (option A)."""
 
@@ -69,10 +88,7 @@ class ResNet(nn.Module):
             ValueError: the depth is not 6n+2.
         """
         super().__init__()
-        blocks, remainder = divmod(depth - 2, 6)
-        if remainder or blocks < 1:
-            below = max(blocks, 1) * 6 + 2
-            raise ValueError(f"resnet{depth}: the depth is 6n+2, such as {below} or {below + 6}")
+        blocks = count_blocks(f"resnet{depth}", depth, layers=6, others=2)
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, 16, 3, padding=1, bias=False),
             nn.BatchNorm2d(16),
