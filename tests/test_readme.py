@@ -41,8 +41,10 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_compose(command):
-    overrides = [argument for argument in shlex.split(command) if not argument.startswith("-")]
+    overrides = [argument for argument in shlex.split(command) if "=" in argument]
     first = [override.split(",")[0] for override in overrides]
+    if "--config-dir experiments" in command:
+        first.append(f"hydra.searchpath=[file://{REPOSITORY / 'experiments'}]")
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         parse(compose("train", overrides=first))
 
