@@ -75,7 +75,7 @@ def test_reporting_imports_nothing_of_training():
 
 def test_no_module_outgrows_its_reader():
     for path in FILES:
-        assert len(path.read_text().splitlines()) <= 450, path
+        assert len(path.read_text().splitlines()) <= 400, path
 
 
 def test_the_package_needs_torch_and_numpy_alone():
