@@ -20,7 +20,7 @@ groups of one channel, `pono` is `gpono` with one group.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -148,13 +148,11 @@ def exchange_moments(
     grouped, dim, dims = group_channels(x, norm, channel_dim)
     if perm.shape[0] != x.shape[0]:
         raise ValueError(f"perm has {perm.shape[0]} entries for a batch of {x.shape[0]} samples; they must be equal")
-    if detach:
-        mean, _, std = _centre(grouped.detach(), dims, eps, positive_only)
-        centred = grouped + -mean
+    exchanged: Tensor
+    if positive_only or detach or torch.compiler.is_compiling():
+        exchanged = _exchange(grouped, perm, dims, eps, positive_only=positive_only, detach=detach)
     else:
-        mean, centred, std = _centre(grouped, dims, eps, positive_only)
-    scale = std.index_select(0, perm) / std
-    exchanged = centred * scale + mean.index_select(0, perm)
+        exchanged = _ExchangeWithGradient.apply(grouped, perm, dims, eps)
     return exchanged.flatten(dim, dim + 1).to(x.dtype)
 
 
@@ -185,6 +183,48 @@ def group_channels(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, int,
             "whose unbiased variance is undefined; choose a norm with larger sets"
         )
     return grouped, dim, dims
+
+
+def _exchange(
+    x: Tensor, perm: Tensor, dims: tuple[int, ...], eps: float, *, positive_only: bool = False, detach: bool = False
+) -> Tensor:
+    mean, centred, std = _centre(x.detach() if detach else x, dims, eps, positive_only)
+    if detach:
+        centred = x + -mean
+    return centred * (std.index_select(0, perm) / std) + mean.index_select(0, perm)
+
+
+class _ExchangeWithGradient(torch.autograd.Function):
+    """The exchange with its gradient written out, in less than half the passes over x that autograd makes.
+
+    Per set of n entries, with c = x - mean and r = std[perm] / std, the output is r·c + mean[perm]. From the
+    gradient g of the output, Σg goes to the partner's mean and Σgc to r, and so to both deviations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, perm: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+        mean, centred, std = _centre(x, dims, eps, positive_only=False)
+        ratio = std.index_select(0, perm) / std
+        ctx.save_for_backward(x, perm, mean, std, ratio)
+        ctx.dims, ctx.eps = dims, eps
+        return centred.mul_(ratio).add_(mean.index_select(0, perm))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        x, perm, mean, std, ratio = ctx.saved_tensors
+        if torch.is_grad_enabled():  # A gradient of the gradient is wanted.
+            exchanged = _exchange(x, perm, ctx.dims, ctx.eps)
+            return torch.autograd.grad(exchanged, x, gradient, create_graph=True)[0], None, None, None
+        size = math.prod([x.shape[d] for d in ctx.dims])
+        centred = x + -mean
+        to_partner_mean = gradient.sum(ctx.dims, keepdim=True)
+        product = centred * gradient
+        to_ratio = product.sum(ctx.dims, keepdim=True)
+        to_mean = (-ratio * to_partner_mean).index_add(0, perm, to_partner_mean)
+        to_std = (-ratio * to_ratio / std).index_add(0, perm, to_ratio / std)
+        # The derivative of the mean is 1/n for each entry, that of the deviation c / ((n - 1) std).
+        to_x = torch.mul(gradient, ratio, out=product).add_(to_mean / size)
+        return to_x.addcmul_(centred, to_std / ((size - 1) * std)), None, None, None
 
 
 def _centre(x: Tensor, dims: tuple[int, ...], eps: float, positive_only: bool) -> tuple[Tensor, Tensor, Tensor]:
