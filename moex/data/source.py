@@ -69,7 +69,7 @@ class BatchSource:
             indices: which samples, int64 `[B]`.
             shifts: top and left of each crop in the padded image, int64 `[B, 2]` from 0 to twice the padding; by
                 default the image without its padding.
-            flips: which of the crops are mirrored, bool `[B]`; by default none.
+            flips: which of the crops are mirrored, bool `[B]` on the CPU; by default none.
 
         Returns:
             Images, float32 `[B, C, H, W]`, and labels, int64 `[B]`, on the device.
@@ -83,8 +83,8 @@ class BatchSource:
             starts = indices * self._image_stride + top * self._row_stride + left
         images = self._windows.index_select(0, starts)
         if flips is not None:
-            flips = flips.to(device, non_blocking=True).view(-1, 1, 1, 1)
-            images = torch.where(flips, images.flip(3), images)
+            flipped = flips.nonzero()[:, 0].to(device, non_blocking=True)
+            images.index_copy_(0, flipped, images.index_select(0, flipped).flip(3))
         images = images.contiguous(memory_format=self._memory_format)
         return images.mul(self._scale).add_(self._shift), self._labels[indices]
 
