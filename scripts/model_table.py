@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.box import MARKDOWN
 from rich.console import Console
@@ -22,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moex import models
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+CONFIGS = Path(__file__).parents[1] / "configs"
 IMAGE = (3, 32, 32)
 # Millions of parameters on CIFAR-10, as printed by He et al. 2016, table 6; Han et al. 2017, table 4; and, for the
 # six networks of its CIFAR tables, Li et al. 2021.
@@ -67,10 +68,11 @@ def main() -> None:
 def networks() -> dict[str, dict[str, Any]]:
     """Name and options of each network that is written here, by its file in configs/model/."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(CONFIGS.glob("*.yaml")):
-        config: Any = OmegaConf.to_container(OmegaConf.load(path))
-        if ":" not in config["name"]:
-            found[path.stem] = config
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for path in sorted((CONFIGS / "model").glob("*.yaml")):
+            config: Any = OmegaConf.to_container(compose(f"model/{path.stem}").model)
+            if ":" not in config["name"]:
+                found[path.stem] = config
     return found
 
 

@@ -1,4 +1,6 @@
-"""Every experiment trains: two steps on real CIFAR-100 images, with its network at a reduced depth and width."""
+"""Every experiment trains: two steps on real CIFAR-100 images, in small batches, with a network of its family that is
+shallow and narrow.
+"""
 
 import functools
 import math
@@ -48,7 +50,8 @@ def test_two_steps(cell, cifar100_root):
         *REDUCED[config.model.name],
         "dataset=cifar100",
         f"dataset.root={cifar100_root}",
-        f"limit_train={2 * config.batch_size}",
+        "batch_size=32",
+        "limit_train=64",
         "limit_test=1",
     )
     device = torch.device("cpu")

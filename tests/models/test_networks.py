@@ -386,7 +386,7 @@ def test_saving_memory_changes_no_bit_of_a_compiled_network():
     plain, saving = (models.create("densenet_bc10", **options, memory_saving=saving) for saving in (False, True))
     saving.load_state_dict(plain.state_dict())
     assert_same_bits(
-        after_a_pass(saving, IMAGES, PERMUTATION, compile=True), after_a_pass(plain, IMAGES, PERMUTATION)
+        *(after_a_pass(model, IMAGES, PERMUTATION, compile=True) for model in (saving, plain)),
     )
 
 
