@@ -169,12 +169,22 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
     _plain(axes)
     _start_at_zero(axes)
     _mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
-    last = {name: table.iloc[-1].mean() for name, table in tables.items()}
-    best = min(last, key=last.__getitem__)
-    message = f"{best} ends {'lowest, ' if len(last) > 1 else ''}at {last[best]:.2f} %"
+    message = _outcome({name: table.iloc[-1] for name, table in tables.items()})
     detail = "test error after the last epoch ± standard deviation; mean over seeds in a band from lowest to highest"
     _headline(figure, message, detail)
     return figure
+
+
+def _outcome(last: Mapping[str, "pd.Series[float]"]) -> str:
+    """What the last errors of each recipe's seeds say; a lead that one standard deviation may explain is none."""
+    (best, lowest), *others = sorted(last.items(), key=lambda item: float(item[1].mean()))
+    if not others:
+        return f"{best} ends at {lowest.mean():.2f} %"
+    second, highest = others[0][1], others[-1][1]
+    lead = second.mean() - lowest.mean()
+    if min(len(lowest), len(second)) > 1 and lead > max(lowest.std(), second.std()):
+        return f"{best} ends lowest, at {lowest.mean():.2f} %"
+    return f"No recipe ends clearly lowest: {lowest.mean():.2f} to {highest.mean():.2f} %"
 
 
 def save_run_figures(folder: Path) -> list[Path]:

@@ -154,7 +154,24 @@ def test_compare_learning_curves_shows_mean_and_range_over_seeds() -> None:
         assert (edge.min(), edge.max()) == pytest.approx((errors[:, i].min(), errors[:, i].max()))
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["baseline: 24.50 % (n = 1)", f"MoEx: 6.50 ± {np.std([0, 1, 5], ddof=1):.2f} % (n = 3)"]
-    assert headline(figure) == "MoEx ends lowest, at 6.50 %"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "moex", "message"),
+    [
+        ([0.20, 0.21], [0.10, 0.12], "MoEx ends lowest, at 15.50 %"),
+        ([0.12, 0.20], [0.10, 0.12], "No recipe ends clearly lowest: 15.50 to 20.50 %"),
+        ([0.20], [0.10, 0.12], "No recipe ends clearly lowest: 15.50 to 24.50 %"),
+    ],
+)
+def test_compare_learning_curves_names_a_winner_only_where_the_seeds_agree(
+    baseline: list[float], moex: list[float], message: str
+) -> None:
+    recipes = {"baseline": baseline, "MoEx": moex}
+    figure = figures.compare_learning_curves(
+        {name: [history(shift=shift) for shift in shifts] for name, shifts in recipes.items()}
+    )
+    assert headline(figure) == message
 
 
 def test_compare_learning_curves_draws_the_epochs_that_all_seeds_evaluated() -> None:
