@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[train,dev]'
 	@touch $@
 
-demo: $(STAMP) ## train a small ResNet with MoEx on real handwritten digits (90 s on two CPU cores)
+demo: $(STAMP) ## train a small ResNet with MoEx on real handwritten digits (15 s on two CPU cores)
 	$(BIN)/python train.py $(EXTRA)
 
 test: lint ## lint, type check and run the tests
