@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moex.models.resnet import init_convolutions
+from moex.models.resnet import count_blocks, init_convolutions
 from moex.models.shake_drop import ShakeDrop
 
 
@@ -92,14 +92,8 @@ class PyramidNet(nn.Module):
                 or not the only one.
         """
         super().__init__()
-        layers = 9 if bottleneck else 6
-        blocks, remainder = divmod(depth - 2, layers)
-        if remainder or blocks < 1:
-            below = max(blocks, 1) * layers + 2
-            raise ValueError(
-                f"pyramidnet{depth} with bottleneck={str(bottleneck).lower()}: the depth is {layers}n+2, "
-                f"such as {below} or {below + layers}"
-            )
+        name = f"pyramidnet{depth} with bottleneck={str(bottleneck).lower()}"
+        blocks = count_blocks(name, depth, layers=9 if bottleneck else 6, others=2)
         if alpha < 0:
             raise ValueError(f"alpha is {alpha}: it must be 0 or more")
         regularizers = iter(_regularizers(3 * blocks, shake_drop=shake_drop, stochastic_depth=stochastic_depth))
