@@ -28,6 +28,12 @@ class FeatureExchange(FeatureHook[Tensor]):
             check_permutation(perm)
         return self._ordered(perm)
 
+    def _change(self, features: Tensor, order: Tensor) -> Tensor:
+        return self._exchange(features, order.to(features.device, non_blocking=True))
+
+    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 class MomentExchange(FeatureExchange):
     """Exchanges the moments of a layer's output between the samples of a batch, where and when it is told to.
@@ -88,10 +94,10 @@ class MomentExchange(FeatureExchange):
         self.positive_only = positive_only
         self.detach = detach
 
-    def _change(self, features: Tensor, order: Tensor) -> Tensor:
+    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
         return exchange_moments(
             features,
-            order.to(features.device, non_blocking=True),
+            perm,
             self.norm,
             eps=self.eps,
             channel_dim=self.channel_dim,
@@ -115,8 +121,7 @@ class ComponentExchange(FeatureExchange):
         self.components = components
         self.channel_dim = channel_dim
 
-    def _change(self, features: Tensor, order: Tensor) -> Tensor:
-        perm = order.to(features.device, non_blocking=True)
+    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
         return exchange_components(features, perm, self.components, channel_dim=self.channel_dim)
 
 
@@ -136,6 +141,5 @@ class OrderExchange(FeatureExchange):
         self.norm = norm
         self.channel_dim = channel_dim
 
-    def _change(self, features: Tensor, order: Tensor) -> Tensor:
-        perm = order.to(features.device, non_blocking=True)
+    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
         return exchange_order(features, perm, self.norm, channel_dim=self.channel_dim)

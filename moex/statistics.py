@@ -44,7 +44,7 @@ def exchange_components(x: Tensor, perm: Tensor, components: int = 1, *, channel
         leading = eigenvectors[:, :, channels - components :]
     part = (centred @ leading) @ leading.transpose(1, 2)
     exchanged: Tensor = observations - part + part.index_select(0, perm)
-    return exchanged.view(channels_last.shape).movedim(-1, channel_dim).to(x.dtype, memory_format=_format(x))
+    return torch.empty_like(x).copy_(exchanged.view(channels_last.shape).movedim(-1, channel_dim))
 
 
 def exchange_order(x: Tensor, perm: Tensor, norm: str = "pono", *, channel_dim: int = 1) -> Tensor:
@@ -74,7 +74,7 @@ def exchange_order(x: Tensor, perm: Tensor, norm: str = "pono", *, channel_dim: 
     ordered, order = entries.sort(dim=-1, stable=True)
     ranks = order.argsort(dim=-1)
     exchanged = ordered.index_select(0, perm).gather(-1, ranks).view(sets.shape).movedim(ends, dims)
-    return exchanged.flatten(dim, dim + 1).to(x.dtype, memory_format=_format(x))
+    return torch.empty_like(x).copy_(exchanged.flatten(dim, dim + 1))
 
 
 def remove_moments(x: Tensor, norm: str = "pono", *, channel_dim: int = 1) -> Tensor:
@@ -97,9 +97,3 @@ def keep_moments(x: Tensor, norm: str = "pono", *, channel_dim: int = 1) -> Tens
     half = x.shape[channel_dim] // 2
     parts = mean.narrow(channel_dim, 0, half), std.narrow(channel_dim, half, x.shape[channel_dim] - half)
     return torch.cat(parts, channel_dim).to(x.dtype)
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
