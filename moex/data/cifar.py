@@ -14,6 +14,9 @@ from torch import Tensor
 
 from moex.data.dataset import ImageDataset
 
+# CIFAR-10's; the published recipe uses them for both sets.
+MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
+
 
 def load_cifar(name: str, root: str | Path, *, download: bool) -> ImageDataset:
     """Reads `cifar10` or `cifar100` from `root`, which holds the extracted folder or the published archive.
@@ -41,9 +44,8 @@ def load_cifar(name: str, root: str | Path, *, download: bool) -> ImageDataset:
         test_images=_images(test),
         test_labels=torch.tensor(test.targets),
         classes=tuple(train.classes),
-        # The published recipe uses CIFAR-10's values for both.
-        mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
-        std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
+        mean=MEAN,
+        std=STD,
         padding=4,
         flip=True,
     )

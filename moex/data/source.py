@@ -10,7 +10,6 @@ class BatchSource:
     """Images as uint8 on the device, zero-padded once; a batch is one gather of windows and one normalisation.
 
     Attributes:
-        size: H and W of the images, in pixels.
         padding: pixels of zeros on each side of the raw images, black before normalisation, from which crops are
             taken.
         flip: whether training mirrors images.
@@ -40,7 +39,6 @@ class BatchSource:
             device: where the set lives and batches are made.
             channels_last: the memory format of the batches.
         """
-        self.size: tuple[int, int] = (images.shape[2], images.shape[3])
         self.padding, self.flip = padding, flip
         self._labels = labels.to(device)
         padded = F.pad(images.to(device), (padding, padding, padding, padding)).contiguous()

@@ -195,7 +195,7 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
         model=model,
         network=torch.compile(model, dynamic=False) if config.runtime.compile else model,
         hooks=hooks,
-        sizes=check_network(config) if cuts_features else {IMAGES: sets.train.size},
+        sizes=check_network(config) if cuts_features else {IMAGES: data.specification(config.dataset.name).shape[1:]},
         optimizer=create_optimizer(model, config.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=config.runtime.precision == "fp16"),
         totals=torch.zeros(2, dtype=torch.float64, device=device),
