@@ -72,6 +72,7 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
     parsed = OverridesParser.create().parse_overrides(overrides)
     if any(argument.startswith(("--config-dir", "-cd")) for argument in arguments):
         return  # That folder adds groups and choices of its own.
+    keys = config.known_keys()
     for override in parsed:
         key = override.key_or_group
         if key == "experiment" and not override.is_add():
@@ -79,7 +80,7 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
                 f"an experiment is added with a plus: +experiment={override.get_value_element_as_str()}"
             )
         free = key == "experiment" or key.startswith(("hydra", "model.options"))
-        if not free and key not in config.known_keys():
+        if not free and key not in keys:
             raise OverrideError(config.unknown_key(key))
         if (configs / key).is_dir() and override.value_type != ValueType.GLOB_CHOICE_SWEEP:
             known = sorted(path.stem for path in (configs / key).glob("*.yaml"))

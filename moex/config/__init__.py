@@ -119,7 +119,8 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 def unknown_key(key: str) -> str:
     """The message for a key that the schema lacks, with the nearest ones that it has."""
-    nearest = difflib.get_close_matches(key, known_keys(), n=3, cutoff=0.5)
-    same_leaf = [known for known in known_keys() if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    siblings = [known for known in known_keys() if known.rpartition(".")[0] == key.rpartition(".")[0]]
-    return f"unknown key {key!r}: the nearest are {', '.join(same_leaf or nearest or siblings or known_keys())}"
+    known = known_keys()
+    nearest = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    same_leaf = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    siblings = [other for other in known if other.rpartition(".")[0] == key.rpartition(".")[0]]
+    return f"unknown key {key!r}: the nearest are {', '.join(same_leaf or nearest or siblings or known)}"
