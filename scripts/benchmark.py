@@ -35,15 +35,16 @@ from torchvision import datasets, transforms
 
 import moex
 from moex.config import parse
+from moex.data.cifar import MEAN, STD
 from moex.data.source import BatchSource, draw_crops
 from moex.engine import train_step
 from moex.mixing import Operation, Plan
+from moex.reporting.records import markdown
 from moex.run.build import Sets, create_state
 from moex.run.folder import commit
 from moex.run.result import device_name
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
 RESNET20 = {"model": {"name": "resnet20"}, "batch_size": 128}
 PYRAMIDNET56 = {"model": {"name": "pyramidnet56", "options": {"alpha": 240}}, "batch_size": 32}
 # A variant is run as often in one timing as takes about so long, in seconds.
@@ -197,9 +198,9 @@ class SecondStemPass(moex.MomentExchange):
     def _remember(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (self._images,) = inputs
 
-    def _change(self, features: Tensor, order: Tensor) -> Tensor:
+    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
         self._order = None  # The second pass is left as it is.
-        partner_mean, partner_std = moex.moments(self._stem(self._before(self._images[order])))
+        partner_mean, partner_std = moex.moments(self._stem(self._before(self._images[perm])))
         mean, std = moex.moments(features)
         return ((features - mean) / std * partner_std + partner_mean).to(features.dtype)
 
@@ -248,17 +249,21 @@ def measure(variants: Mapping[str, Variant], rounds: int) -> str:
             speeds[name].append(variants[name].images / time_of(variants[name], repeats[name]))
     table = pd.DataFrame(speeds)
     ratios = table.div(table.iloc[:, 0], axis=0)
-    lines = ["| | images/s | times the first | added time | peak memory of a step |", "|---|--:|--:|--:|--:|"]
+    rows = []
     for name, variant in variants.items():
         speed, ratio = table[name], ratios[name]
         added = 100 * (1 / ratio - 1)
         memory = f"{peak_memory(variant) / 2**20:,.0f} MiB" if variant.is_step else "-"
-        lines.append(
-            f"| {name} | {speed.median():,.0f} ({speed.min():,.0f} to {speed.max():,.0f}) "
-            f"| {ratio.median():.2f} ({ratio.min():.2f} to {ratio.max():.2f}) "
-            f"| {added.median():+.1f} % ({added.min():+.1f} to {added.max():+.1f}) | {memory} |"
+        rows.append(
+            {
+                "": name,
+                "images/s": f"{speed.median():,.0f} ({speed.min():,.0f} to {speed.max():,.0f})",
+                "times the first": f"{ratio.median():.2f} ({ratio.min():.2f} to {ratio.max():.2f})",
+                "added time": f"{added.median():+.1f} % ({added.min():+.1f} to {added.max():+.1f})",
+                "peak memory of a step": memory,
+            }
         )
-    return "\n".join(lines)
+    return markdown(pd.DataFrame(rows))
 
 
 def time_of(variant: Variant, repeats: int) -> float:

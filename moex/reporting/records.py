@@ -121,17 +121,17 @@ Test set; mean ± standard deviation over n seeds.
 
 After the last epoch, without any selection:
 
-{_markdown(summarise(runs, "last"))}
+{markdown(summarise(runs, "last"))}
 
 After the epoch with the lowest test error, which is chosen on the test set, as published errors are:
 
-{_markdown(summarise(runs, "best"))}
+{markdown(summarise(runs, "best"))}
 
 ![learning curves]({CURVES})
 
 ## Runs
 
-{_markdown(_provenance(runs))}
+{markdown(_provenance(runs))}
 """
     )
     return [page, record / CURVES]
@@ -179,6 +179,7 @@ def _provenance(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, without its index."""
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
