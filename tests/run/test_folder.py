@@ -8,21 +8,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from moex.config import parse, run_folder
-from moex.run.build import create_state, load_sets
+from moex.config import parse
 from moex.run.folder import NonFiniteError, check_folder, claim, read_result, resume, save
 from moex.run.training import Stopped, train
 
 CPU = torch.device("cpu")
 
 
-def build(tmp_path, **values):
-    config = parse({"output_root": str(tmp_path), "limit_train": 128, "limit_test": 50, "epochs": 2} | values)
-    sets = load_sets(config, CPU)
-    return config, run_folder(config), sets, create_state(config, sets, CPU)
-
-
-def test_a_folder_of_another_recipe_is_refused(tmp_path):
+def test_a_folder_of_another_recipe_is_refused(build, tmp_path):
     config, folder, _, _ = build(tmp_path)
     check_folder(folder, config)
     claim(folder, config).release()
@@ -33,7 +26,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["epochs: many", "a_key_of_tomorrow: 1"])
-def test_a_configuration_that_is_not_ours_is_refused(tmp_path, text):
+def test_a_configuration_that_is_not_ours_is_refused(build, tmp_path, text):
     config, folder, _, _ = build(tmp_path)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(text)
@@ -42,7 +35,7 @@ def test_a_configuration_that_is_not_ours_is_refused(tmp_path, text):
     assert (folder / "config.yaml").read_text() == text
 
 
-def test_files_of_somebody_else_are_left_alone(tmp_path):
+def test_files_of_somebody_else_are_left_alone(build, tmp_path):
     config, folder, _, _ = build(tmp_path)
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("precious")
@@ -50,7 +43,7 @@ def test_files_of_somebody_else_are_left_alone(tmp_path):
         check_folder(folder, config)
 
 
-def test_killed_while_it_claimed_its_folder(tmp_path):
+def test_killed_while_it_claimed_its_folder(build, tmp_path):
     config, folder, _, _ = build(tmp_path)
     folder.mkdir(parents=True)
     for name in (".lock", "config.yaml.tmp"):
@@ -60,7 +53,7 @@ def test_killed_while_it_claimed_its_folder(tmp_path):
     assert (folder / "config.yaml").stat().st_size > 0
 
 
-def test_one_process_at_a_time(tmp_path, monkeypatch):
+def test_one_process_at_a_time(build, tmp_path, monkeypatch):
     config, folder, _, _ = build(tmp_path)
     folder.mkdir(parents=True)
     hold = f"""
@@ -79,7 +72,7 @@ sys.stdin.read()
     claim(folder, config).release()
 
 
-def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path):
+def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path):
     config, folder, sets, state = build(tmp_path / "unbroken", augmentation={"steps": ["moex"]})
     console = Console(quiet=True)
     train(state, sets, config, folder, stop=threading.Event(), console=console)
@@ -104,7 +97,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(tmp_path):
     assert read_result(folder) is None
 
 
-def test_what_is_not_finite_is_not_saved(tmp_path):
+def test_what_is_not_finite_is_not_saved(build, tmp_path):
     config, folder, _, state = build(tmp_path)
     state.epoch, state.step = 1, 1
     with torch.no_grad():
@@ -116,7 +109,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
     assert not folder.exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run(build, tmp_path):
     config, folder, sets, state = build(tmp_path, optimizer={"lr": 1e20}, logger={"every_steps": 1})
     with pytest.raises(NonFiniteError, match=r"not finite at epoch 1, step \d \(learning rate 1e\+20\)"):
         train(state, sets, config, folder, stop=threading.Event(), console=Console(quiet=True))

@@ -8,26 +8,18 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from moex.config import parse, run_folder
 from moex.logging import ProgressDisplay
-from moex.run.build import create_state, load_sets
 from moex.run.folder import NonFiniteError, resume
 from moex.run.training import Stopped, train
 
 CPU = torch.device("cpu")
 
 
-def build(tmp_path, **values):
-    config = parse({"output_root": str(tmp_path), "limit_train": 128, "limit_test": 50, "epochs": 2} | values)
-    sets = load_sets(config, CPU)
-    return config, run_folder(config), sets, create_state(config, sets, CPU)
-
-
 def run(config, folder, sets, state, *, stop=None):
     train(state, sets, config, folder, stop=stop or threading.Event(), console=Console(quiet=True))
 
 
-def test_the_loss_is_told_in_epochs_shorter_than_the_interval(tmp_path, monkeypatch):
+def test_the_loss_is_told_in_epochs_shorter_than_the_interval(build, tmp_path, monkeypatch):
     losses = []
     monkeypatch.setattr(ProgressDisplay, "loss", lambda self, loss, **_: losses.append(loss))
     values = {"epochs": 4, "batch_size": 32, "logger": {"tensorboard": True, "every_steps": 6}}
@@ -41,7 +33,7 @@ def test_the_loss_is_told_in_epochs_shorter_than_the_interval(tmp_path, monkeypa
     assert table["train_loss"].between(0.5, 4).all()
 
 
-def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(tmp_path):
+def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(build, tmp_path):
     stop = threading.Event()
     stop.set()
     config, folder, sets, state = build(tmp_path, epochs=1, batch_size=128)
@@ -55,7 +47,7 @@ def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(tmp_path):
     assert state.history[0]["seconds"] >= 128 / state.history[0]["images_per_second"]
 
 
-def test_logits_that_are_not_finite_end_the_run(tmp_path):
+def test_logits_that_are_not_finite_end_the_run(build, tmp_path):
     """After the only step of an epoch, the loss was finite and so are the weights."""
     values = {"epochs": 1, "batch_size": 128, "optimizer": {"lr": 1e10}, "schedule": {"name": "step"}}
     config, folder, sets, state = build(tmp_path, **values)
