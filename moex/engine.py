@@ -1,16 +1,18 @@
-"""The loop: one training step, one epoch of them, one pass over the test set."""
+"""The loop: one training step, one epoch of them, one pass over the test set; on one rank or on many."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from moex.config import Config
 from moex.data.source import BatchSource, draw_crops
+from moex.distributed import broadcast_buffers, gather_turns, rank, world_size
 from moex.exchange import FeatureExchange
 from moex.features import FeatureHook
 from moex.mixing import DropBlock, FeatureMixing, Operation, Plan, apply_plan, draw_plan
@@ -27,7 +29,7 @@ class State:
 
     Attributes:
         model: the network, as it is saved and evaluated.
-        network: what a training step calls: the model, or its compiled form.
+        network: what a training step calls: the model, or its compiled form, sharing gradients among the ranks.
         hooks: what the mixing list does after layers of the model, by the operation's name and point.
         sizes: H and W in pixels, by point, where the mixing list needs them.
         optimizer: of the model's parameters.
@@ -35,8 +37,8 @@ class State:
         steps_per_epoch: training steps of a whole epoch.
         epoch: epochs done.
         step: steps done in the current epoch.
-        totals: sums over the current epoch's steps so far: loss times samples, and wrong predictions.
-        first_bad_step: step of the current epoch whose loss was the first not to be finite, or -1.
+        totals: sums over this rank's samples of the current epoch so far: their losses, and wrong predictions.
+        first_bad_step: step of the current epoch whose loss was the first not to be finite here, or -1.
         history: one row an epoch.
         best: the row with the lowest test error.
         epoch_seconds: training in the current epoch so far, over all sessions.
@@ -67,21 +69,23 @@ class State:
         return self.epoch * self.steps_per_epoch + self.step
 
 
-def train_step(
-    state: State, images: Tensor, labels: Tensor, plan: Plan, *, classes: int, precision: str
+def backward(
+    state: State, images: Tensor, labels: Tensor, plan: Plan, *, samples: float, classes: int, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """One update of the weights.
+    """Adds the gradient of some images to that of the current step.
 
     Args:
-        state: its model's weights and its optimizer change.
+        state: its model's gradients change.
         images: normalised, `[B, C, H, W]`.
         labels: int64 `[B]`.
-        plan: what the mixing list does in this step.
+        plan: what the mixing list does to these images.
+        samples: what the sum of their losses is divided by.
         classes: K.
         precision: a key of `PRECISIONS`.
 
     Returns:
-        The loss, and the number of samples whose largest logit is not at their own label; both on the device.
+        The sum of their losses, and the number of samples whose largest logit is not at their own label; both on the
+        device.
     """
     images, soft_labels, inside = apply_plan(plan, images, labels, classes=classes)
     with ExitStack() as stack:
@@ -89,37 +93,62 @@ def train_step(
             stack.enter_context(ordered(state.hooks[operation.name, operation.point], operation))
         stack.enter_context(autocast(images.device, precision))
         logits = state.network(images)
-    loss = F.cross_entropy(logits.float(), soft_labels)
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()
+    loss = F.cross_entropy(logits.float(), soft_labels, reduction="sum")
+    state.scaler.scale(loss / samples).backward()
+    return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+
+
+def update(state: State) -> None:
+    """Moves the weights by their gradients, and clears these."""
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+    state.optimizer.zero_grad(set_to_none=True)
 
 
 def train_epoch(state: State, source: BatchSource, config: Config, *, classes: int) -> Iterator[float]:
     """The steps of the current epoch that are not yet done, the last, smaller batch included.
 
-    Nothing here waits for the device: who reads `state` decides when to.
+    A batch is shared out to the ranks, and a rank takes its share in turns where gradients are accumulated: part k
+    of a batch of W ranks is taken by rank k mod W in its turn k div W, and draws what is its own as part k. Nothing
+    here waits for the device: who reads `state` decides when to.
 
     Yields:
         After each step, the learning rate it had.
     """
     order = torch.from_numpy(generator(config.seed, Purpose.ORDER, epoch=state.epoch).permutation(len(source)))
     batches = order.split(config.batch_size)
+    turns, ranks = config.runtime.accumulation, world_size()
     state.model.train()
     for step in range(state.step, len(batches)):
         lr = learning_rate_at(state, config, step=step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        images, labels, plan = draw_batch(state, source, batches[step], config, step=step)
-        seed_network(config.seed, epoch=state.epoch, step=step)
-        loss, wrong = train_step(state, images, labels, plan, classes=classes, precision=config.runtime.precision)
-        state.totals += torch.stack([loss.double() * len(labels), wrong.double()])
-        fine = loss.isfinite() | (state.first_bad_step >= 0)
-        state.first_bad_step = torch.where(fine, state.first_bad_step, step)
+        for turn in range(turns):
+            part = turn * ranks + rank()
+            images, labels, plan = draw_batch(state, source, batches[step], config, step=step, part=part)
+            seed_network(config.seed, epoch=state.epoch, step=step, rank=part)
+            with nullcontext() if turn == turns - 1 else unshared(state.network):
+                loss, wrong = backward(
+                    state,
+                    images,
+                    labels,
+                    plan,
+                    # The ranks' gradients are averaged.
+                    samples=len(batches[step]) / ranks,
+                    classes=classes,
+                    precision=config.runtime.precision,
+                )
+            state.totals += torch.stack([loss.double(), wrong.double()])
+            fine = loss.isfinite() | (state.first_bad_step >= 0)
+            state.first_bad_step = torch.where(fine, state.first_bad_step, step)
+        update(state)
         state.step = step + 1
         yield lr
+
+
+def unshared(network: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+    """The context in which gradients are added up on each rank and not yet averaged."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def ordered(hook: FeatureHook[Any], operation: Operation) -> AbstractContextManager[None]:
@@ -147,21 +176,37 @@ def learning_rate_at(state: State, config: Config, *, step: int) -> float:
 
 
 def draw_batch(
-    state: State, source: BatchSource, indices: Tensor, config: Config, *, step: int
+    state: State, source: BatchSource, batch: Tensor, config: Config, *, step: int, part: int = 0
 ) -> tuple[Tensor, Tensor, Plan]:
-    """The images and labels of a step of the current epoch, cropped and flipped, and the plan of its mixing list."""
+    """The images and labels of a part of a batch, cropped and flipped, and the plan of its mixing list.
 
-    def draws(purpose: Purpose) -> Any:
-        return generator(config.seed, purpose, epoch=state.epoch, step=step)
+    Args:
+        state: for the current epoch.
+        source: of the samples.
+        batch: which samples the ranks train on together, int64.
+        config: of the run.
+        step: of the current epoch.
+        part: which share of the batch, of as many as there are ranks times turns. Shares differ by one sample at
+            most, and of a batch with fewer samples than shares the last ones are empty.
+    """
 
-    shifts, flips = draw_crops(len(indices), padding=source.padding, flip=source.flip, generator=draws(Purpose.CROPS))
-    images, labels = source.batch(indices, shifts=shifts, flips=flips)
+    def draws(purpose: Purpose, *, part: int = 0) -> Any:
+        return generator(config.seed, purpose, epoch=state.epoch, step=step, rank=part)
+
+    mine = torch.arange(len(batch)).tensor_split(world_size() * config.runtime.accumulation)[part]
+    # Drawn for the whole batch, whoever shares it, so that a sample's crop does not depend on the devices.
+    shifts, flips = draw_crops(len(batch), padding=source.padding, flip=source.flip, generator=draws(Purpose.CROPS))
+    images, labels = source.batch(
+        batch[mine],
+        shifts=None if shifts is None else shifts[mine],
+        flips=None if flips is None else flips[mine],
+    )
     plan = draw_plan(
         config.augmentation,
-        batch_size=len(indices),
+        batch_size=len(mine),
         sizes=state.sizes,
         shared=draws(Purpose.DECISIONS),
-        own=draws(Purpose.PERMUTATIONS),
+        own=draws(Purpose.PERMUTATIONS, part=part),
         progress=(state.epoch + step / state.steps_per_epoch) / config.epochs,
     )
     return images, labels, plan
@@ -169,15 +214,20 @@ def draw_batch(
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, source: BatchSource, *, precision: str) -> tuple[Tensor, Tensor]:
-    """Logits, float32 `[N, K]`, and labels, int64 `[N]`, of a whole set, on the CPU and in its order."""
+    """Logits, float32 `[N, K]`, and labels, int64 `[N]`, of a whole set, on the CPU and in its order.
+
+    It is rank 0's model that is evaluated. The ranks take whole batches in turns, the same that one process would
+    take, so that the logits do not depend on their number.
+    """
+    broadcast_buffers(model)
     model.eval()
-    logits, labels = [], []
-    for indices in torch.arange(len(source)).split(EVALUATION_BATCH):
-        images, batch_labels = source.batch(indices)
+    batches = []
+    for indices in torch.arange(len(source)).split(EVALUATION_BATCH)[rank() :: world_size()]:
+        images, labels = source.batch(indices)
         with autocast(images.device, precision):
-            logits.append(model(images).float())
-        labels.append(batch_labels)
-    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
+            batches.append((model(images).float(), labels))
+    everyone = gather_turns([(logits.cpu(), labels.cpu()) for logits, labels in batches])
+    return torch.cat([logits for logits, _ in everyone]), torch.cat([labels for _, labels in everyone])
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

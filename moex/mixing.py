@@ -142,8 +142,8 @@ def draw_plan(
         batch_size: B.
         sizes: H and W in pixels, by point: of the images, and of the features where CutMix may cut.
         progress: the share of the run that is done, for DropBlock's schedule.
-        shared: decides, and draws points, weights and CutMix's boxes: the same on every rank.
-        own: draws permutations and Cutout's holes: each rank's own.
+        shared: decides, and draws points, and weights and boxes of whole batches: the same on every rank.
+        own: draws permutations, Cutout's holes, and weights and boxes of each sample: each rank's own.
 
     Returns:
         The operations that happen, in order, with their tensors on the CPU.
@@ -167,9 +167,10 @@ def draw_plan(
             points = points_of_step(augmentation, name)
             # A single point is no choice: nothing is drawn.
             point = points[int(shared.integers(len(points)))] if len(points) > 1 else points[0]
-            weight = draw_weights(law, batch_size if law.per_sample else 1, shared)
+            count, draws = (batch_size, own) if law.per_sample else (1, shared)
+            weight = draw_weights(law, count, draws)
             if KINDS[name] == "cutmix":
-                boxes = draw_boxes(weight, sizes[point], shared)
+                boxes = draw_boxes(weight, sizes[point], draws)
                 weight = 1 - box_shares(boxes, sizes[point])
         plan.append(Operation(KINDS.get(name, name), _tensor(permutation), _tensor(weight), _tensor(boxes), point))
     return tuple(plan)

@@ -37,7 +37,7 @@ import moex
 from moex.config import parse
 from moex.data.cifar import MEAN, STD
 from moex.data.source import BatchSource, draw_crops
-from moex.engine import train_step
+from moex.engine import backward, update
 from moex.mixing import Operation, Plan
 from moex.reporting.records import markdown
 from moex.run.build import Sets, create_state
@@ -179,7 +179,10 @@ def training_step(values: dict[str, Any], *, exchange: bool = False, second_pass
     images, labels = source.batch(torch.arange(config.batch_size))
 
     def run() -> object:
-        return train_step(state, images, labels, plan, classes=100, precision=config.runtime.precision)
+        precision = config.runtime.precision
+        sums = backward(state, images, labels, plan, samples=len(labels), classes=100, precision=precision)
+        update(state)
+        return sums
 
     return Variant(run, config.batch_size)
 

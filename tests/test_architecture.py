@@ -22,6 +22,7 @@ FLOORS = {
     "optim": 3,
     "checkpoint": 3,
     "logging": 3,
+    "distributed": 3,
     "engine": 4,
     "run": 5,
     "reporting": 5,

@@ -29,6 +29,7 @@ from moex.config.schema import (
     MixingStepConfig,
     MoExConfig,
     OptimizerConfig,
+    RuntimeConfig,
     ScheduleConfig,
     flatten,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "MixingStepConfig",
     "MoExConfig",
     "OptimizerConfig",
+    "RuntimeConfig",
     "ScheduleConfig",
     "known_keys",
     "parse",
@@ -54,8 +56,10 @@ __all__ = [
 
 # What changes neither the law of the training nor its numbers on one kind of machine.
 _OUTSIDE_THE_RECIPE = frozenset(
-    {"name", "seed", "output_root", "dataset.root", "dataset.download", "dataset.cutout_size", "runtime.device"}
+    {"name", "seed", "output_root", "dataset.root", "dataset.download", "dataset.cutout_size"}
     | {"model.options.memory_saving"}
+    # A run may go on with other devices, and says so.
+    | {f"runtime.{key}" for key in ("device", "devices", "nodes", "node_rank", "rendezvous", "max_minutes")}
     | {f"logger.{item.name}" for item in dataclasses.fields(LoggerConfig)}
     | {f"checkpoint.{item.name}" for item in dataclasses.fields(CheckpointConfig)}
 )

@@ -11,6 +11,7 @@ from moex.config.schema import (
     STEPS,
     AugmentationConfig,
     Config,
+    RuntimeConfig,
     flatten,
 )
 
@@ -31,12 +32,30 @@ def check(config: Config) -> None:
         "letters, digits and _ . + - alone, since it names a folder",
     )
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
-    for key in ("epochs", "batch_size", "limit_train", "limit_test", "logger.every_steps"):
+    counts = ("epochs", "batch_size", "limit_train", "limit_test", "logger.every_steps")
+    for key in (*counts, "runtime.devices", "runtime.nodes", "runtime.accumulation"):
         _require(flat[key] is None or flat[key] >= 1, key, flat[key], "1 or more")
-    for key in ("checkpoint.every_steps", "checkpoint.every_minutes"):
+    for key in ("checkpoint.every_steps", "checkpoint.every_minutes", "runtime.max_minutes"):
         _require(flat[key] is None or flat[key] > 0, key, flat[key], "more than 0, or null")
+    _check_nodes(config.runtime)
     _check_optimizer(config)
     _check_augmentation(config.augmentation, batch_size=config.batch_size)
+
+
+def _check_nodes(runtime: RuntimeConfig) -> None:
+    nodes, node_rank, rendezvous = runtime.nodes or 1, runtime.node_rank, runtime.rendezvous
+    _require(
+        node_rank is None or 0 <= node_rank < nodes,
+        "runtime.node_rank",
+        node_rank,
+        f"from 0 to {nodes - 1}, since runtime.nodes is {runtime.nodes}",
+    )
+    _require(
+        rendezvous is None or re.fullmatch(r".+:\d+", rendezvous) is not None,
+        "runtime.rendezvous",
+        rendezvous,
+        "HOST:PORT, where node 0 listens",
+    )
 
 
 def _check_optimizer(config: Config) -> None:

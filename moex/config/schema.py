@@ -156,9 +156,19 @@ class ScheduleConfig:
 
 @dataclass
 class RuntimeConfig:
-    """How the machine is used."""
+    """How machines are used: `devices` processes, one a device, on each of `nodes`; together they train a batch.
+
+    `accumulation` is the number of turns in which each of them takes its share of the batch.
+    """
 
     device: str = "auto"
+    devices: int | None = None
+    nodes: int | None = None
+    node_rank: int | None = None
+    rendezvous: str | None = None
+    accumulation: int = 1
+    sync_batchnorm: bool = False
+    max_minutes: float | None = None
     precision: str = "fp32"
     compile: bool = False
     channels_last: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import filelock
 import torch
 from torch import Tensor
 
@@ -57,14 +58,21 @@ def _images(dataset: Any) -> Tensor:
 
 def _obtain(publication: Any, name: str, root: Path, *, download: bool) -> None:
     """Extracts the archive, fetched first if that is wanted and needed; raises where that does not help."""
+    command = f"python train.py dataset={name} dataset.root={root} dataset.download=true"
+    if not download and not (root / publication.filename).exists():
+        raise ValueError(f"{_first_fault(publication, root)}. Fetch the data with: {command}")
+    root.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(root / f".{name}.lock"):
+        # The ranks of a run, and the jobs of a sweep, want it at the same time.
+        if _first_fault(publication, root) is not None:
+            _fetch_and_extract(publication, root, command, download=download)
+
+
+def _fetch_and_extract(publication: Any, root: Path, command: str, *, download: bool) -> None:
     from torchvision.datasets.utils import check_md5, download_url, extract_archive
 
-    command = f"python train.py dataset={name} dataset.root={root} dataset.download=true"
     archive = root / publication.filename
-    if not archive.exists() or (download and not check_md5(archive, publication.tgz_md5)):
-        fault = _first_fault(publication, root)
-        if not download:
-            raise ValueError(f"{fault}. Fetch the data with: {command}")
+    if download and not (archive.exists() and check_md5(archive, publication.tgz_md5)):
         archive.unlink(missing_ok=True)
         try:
             download_url(publication.url, root, publication.filename, publication.tgz_md5)

@@ -1,27 +1,28 @@
 """The worker: `python -m moex.run` reads one job, a line of JSON, from standard input and trains it.
 
-`moex.launch` starts it. It ends when its standard input closes, so that no worker outlives its parent.
+`moex.launch` starts it. On one device it trains itself; for several it starts a rank for each of this machine's. It
+ends when its standard input closes, so that no worker outlives its parent, and the ranks end with it.
 """
 
 import json
 import os
-import signal
 import sys
 import threading
 
 from rich.console import Console
 
 from moex.config import parse, run_folder
-from moex.run.build import check_network, choose_device, create_state, load_sets
-from moex.run.folder import NonFiniteError, check_folder, claim, read_result, resume
-from moex.run.result import finish, show
-from moex.run.training import Stopped, train
+from moex.distributed import RankError, check_batch_size, layout, run_ranks, stop_on_signals
+from moex.run.build import check_network, visible_gpus
+from moex.run.folder import check_folder, read_result
+from moex.run.result import show
+from moex.run.session import train_rank
 
 
 def main() -> int:
     """Trains what standard input asks for and returns the exit code."""
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop_on_signals(stop)
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_exit_with_the_parent, daemon=True).start()
     console = Console()
@@ -34,34 +35,19 @@ def main() -> int:
             console.print(f"{folder} is finished: nothing is left to train", soft_wrap=True)
             show(result, folder, console)
             return 0
-        device = choose_device(config)
+        processes = layout(config.runtime, visible_gpus=visible_gpus(config))
+        check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=config.runtime.accumulation)
         check_network(config)
-        sets = load_sets(config, device)
-        state = create_state(config, sets, device)
-        lock = claim(folder, config)
-        # The process that held it may have finished the run.
-        result = read_result(folder)
-        if result is not None:
-            show(result, folder, console)
-            return 0
-        resume(state, folder, job["command"], console)
-    except (ValueError, OSError) as error:
-        # Up to here a failure is a mistake in what was asked for; from here on it would be ours.
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
+    if processes.world_size == 1:
+        return train_rank(job, processes, stop)
     try:
-        train(state, sets, config, folder, stop=stop, console=console)
-        result = finish(state, sets, config, folder, console=console)
-    except Stopped as stopped:
-        console.print(str(stopped), soft_wrap=True)
-        return 128 + signal.SIGTERM
-    except NonFiniteError as error:
+        return run_ranks(train_rank, job, processes, layout=processes)
+    except RankError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
-    finally:
-        lock.release()
-    show(result, folder, console)
-    return 0
 
 
 def _exit_with_the_parent() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from moex import data, models
 from moex.config import IMAGES, Config, MoExConfig
 from moex.data.source import BatchSource
+from moex.distributed import local_rank, share_gradients, world_size
 from moex.engine import State, ordered
 from moex.exchange import ComponentExchange, FeatureExchange, MomentExchange, OrderExchange
 from moex.features import FeatureHook, resolve_layer
@@ -29,16 +30,31 @@ class Sets:
     classes: int
 
 
-def choose_device(config: Config) -> torch.device:
-    """The device of a run, and torch's global switches for it.
+def visible_gpus(config: Config) -> int:
+    """How many GPUs a run may use on this machine; 0 trains on the CPU. Leaves CUDA as it is.
 
     Raises:
         ValueError: CUDA was asked for and is not there.
     """
-    wanted, runtime = config.runtime.device, config.runtime
-    if wanted == "cuda" and not torch.cuda.is_available():
+    wanted = config.runtime.device
+    gpus = 0 if wanted == "cpu" else torch.cuda.device_count()
+    if wanted == "cuda" and not gpus:
         raise ValueError("runtime.device is 'cuda' and this machine has no CUDA device: use auto or cpu")
-    device = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if config.runtime.sync_batchnorm and not gpus:
+        raise ValueError("runtime.sync_batchnorm is true: PyTorch has it for GPUs alone, and this run is on the CPU")
+    return gpus
+
+
+def choose_device(config: Config) -> torch.device:
+    """The device of this rank, and torch's global switches for it.
+
+    Raises:
+        ValueError: CUDA was asked for and is not there.
+    """
+    runtime = config.runtime
+    device = torch.device("cuda", local_rank()) if visible_gpus(config) else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -185,15 +201,21 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
     seed_network(config.seed)
     memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
     model = create_model(config).to(device).to(memory_format=memory_format)
+    if config.runtime.sync_batchnorm and world_size() > 1:
+        # timm's, which knows the layers that combine BatchNorm with an activation.
+        from timm.layers.norm_act import convert_sync_batchnorm
+
+        model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     # The hooks are there before compilation, so that they are compiled too.
     hooks = attach_hooks(model, config)
     if config.runtime.compile:
         # A graph for each combination of what happens inside the network, and for the last, smaller batch.
         torch.compiler.config.recompile_limit = 64
+    network: Any = torch.compile(model, dynamic=False) if config.runtime.compile else model
     cuts_features = "feature_cutmix" in config.augmentation.steps
     return State(
         model=model,
-        network=torch.compile(model, dynamic=False) if config.runtime.compile else model,
+        network=share_gradients(network, device),
         hooks=hooks,
         sizes=check_network(config) if cuts_features else {IMAGES: data.specification(config.dataset.name).shape[1:]},
         optimizer=create_optimizer(model, config.optimizer),

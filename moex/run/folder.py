@@ -1,6 +1,8 @@
 """A run's folder: whose it is, what it holds, and the checkpoints in it."""
 
 import json
+import os
+import socket
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import Config, parse, recipe
+from moex.distributed import gather, rank, world_size
 from moex.engine import State, learning_rate_at
 
 # Seconds that a worker that was just killed may take to go.
@@ -65,34 +68,45 @@ def claim(folder: Path, config: Config) -> filelock.BaseFileLock:
     return lock
 
 
-def resume(state: State, folder: Path, command: str, console: Console) -> None:
-    """Puts a run where its last whole checkpoint left it, if there is one, and opens a session of it."""
-    saved = checkpoint.load(folder / "checkpoints", report=console.print)
+def resume(state: State, saved: dict[str, Any] | None, command: str, *, folder: Path, console: Console) -> None:
+    """Puts a run where a checkpoint left it, if there is one, and opens a session of it."""
     if saved is not None:
         state.model.load_state_dict(saved["model"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.scaler.load_state_dict(saved["scaler"])
-        state.totals.copy_(torch.tensor(saved["totals"], dtype=torch.float64))
+        if rank() == 0:
+            # The sums of all ranks up to here; the others go on from zero.
+            state.totals.copy_(torch.tensor(saved["totals"], dtype=torch.float64))
         for name in ("epoch", "step", "history", "best", "epoch_seconds", "seconds", "sessions"):
             setattr(state, name, saved[name])
-        console.print(f"continuing {folder} after epoch {state.epoch}, step {state.step}")
-    state.sessions.append({"start": now(), "command": command, **commit()})
+        console.print(f"continuing {folder} after epoch {state.epoch}, step {state.step}", soft_wrap=True)
+        # A run of before there were several devices does not say how many it had.
+        before = state.sessions[-1].get("world_size", 1)
+        if before != world_size():
+            console.print(
+                f"on {world_size()} devices after {before}: partners and BatchNorm's shares are others from here on, "
+                "so the numbers will not be those of an unbroken run",
+                soft_wrap=True,
+            )
+    state.sessions.append({"start": now(), "command": command, "world_size": world_size(), **commit()})
 
 
 def save(state: State, folder: Path, config: Config) -> None:
-    """Saves a checkpoint, unless something in it is not finite.
+    """Saves a checkpoint, unless something in it is not finite. All ranks call it, and rank 0 writes.
 
     Raises:
         NonFiniteError: nothing was saved.
     """
-    check_finite(state, folder, config)
+    totals = check_finite(state, folder, config)
+    if rank() > 0:
+        return
     checkpoint.save(
         folder / "checkpoints",
         {
             "model": state.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
-            "totals": state.totals.tolist(),
+            "totals": totals,
             "epoch": state.epoch,
             "step": state.step,
             "history": state.history,
@@ -104,15 +118,22 @@ def save(state: State, folder: Path, config: Config) -> None:
     )
 
 
-def check_finite(state: State, folder: Path, config: Config) -> None:
-    """Looks for a loss or a weight that is not finite; waits for the device.
+def check_finite(state: State, folder: Path, config: Config) -> list[float]:
+    """Looks for a loss or a weight that is not finite, on any rank; waits for the device.
+
+    Returns:
+        The sums of all ranks over the current epoch: losses, and wrong predictions.
 
     Raises:
-        NonFiniteError: naming the step, its learning rate and the last good checkpoint.
+        NonFiniteError: on every rank, naming the step, its learning rate and the last good checkpoint.
     """
-    bad = int(state.first_bad_step)
-    if bad < 0 and all(bool(tensor.isfinite().all()) for tensor in state.model.state_dict().values()):
-        return
+    # Only rank 0's running statistics are the run's.
+    weights = state.model.state_dict().values() if rank() == 0 else state.model.parameters()
+    finite = all(bool(tensor.isfinite().all()) for tensor in weights)
+    totals, bad_steps, finites = zip(*gather((state.totals.tolist(), int(state.first_bad_step), finite)), strict=True)
+    bad = min((step for step in bad_steps if step >= 0), default=-1)
+    if bad < 0 and all(finites):
+        return [sum(column) for column in zip(*totals, strict=True)]
     what, step = ("the loss", bad) if bad >= 0 else ("a weight", max(state.step - 1, 0))
     raise non_finite(what, state, folder, config, step=step)
 
@@ -125,6 +146,21 @@ def non_finite(what: str, state: State, folder: Path, config: Config, *, step: i
         f"{what} is not finite at epoch {state.epoch + 1}, step {step + 1} (learning rate {lr:g}). "
         f"Last good checkpoint: {last if last.exists() else 'none'}. Try a lower optimizer.lr or another seed."
     )
+
+
+def write_heartbeat(folder: Path, state: State, config: Config) -> None:
+    """Leaves `heartbeat.json`: how far a run is, when that was and where, for whoever watches it."""
+    heartbeat = {
+        "time": now(),
+        "epoch": state.epoch,
+        "epochs": config.epochs,
+        "step": state.step,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(heartbeat) + "\n"
+    checkpoint.write_atomically(folder / "heartbeat.json", lambda file: file.write(text.encode()))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from moex import checkpoint, metrics
 from moex.config import Config, recipe
+from moex.distributed import broadcast, rank
 from moex.engine import State, evaluate
 from moex.logging import write_metrics
 from moex.reporting.figures import save_run_figures
@@ -34,8 +35,8 @@ REPORTED = {
 def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: Console) -> dict[str, Any]:
     """Evaluates the last and the best weights and writes what a finished run leaves; `result.json` comes last.
 
-    The metrics of the best epoch are those of its row. Where its weights are lost, that is reported, and
-    `predictions.npz` lacks their logits.
+    All ranks call it, and rank 0 writes. The metrics of the best epoch are those of its row. Where its weights are
+    lost, that is reported, and `predictions.npz` lacks their logits.
 
     Returns:
         The content of `result.json`: metrics are fractions.
@@ -44,20 +45,29 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
     logits, labels = evaluate(state.model, sets.test, precision=precision)
     measured = metrics.evaluate(logits, labels)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
-    try:
-        state.model.load_state_dict(_read_best(folder, epoch=state.best["epoch"]))
+    best_weights = broadcast(_read_best(state, folder, console) if rank() == 0 else None)
+    if best_weights is not None:
+        state.model.load_state_dict(best_weights)
         arrays["best_logits"] = evaluate(state.model, sets.test, precision=precision)[0].numpy()
-    except ValueError as error:
-        console.print(f"{error}: predictions.npz will lack best_logits", soft_wrap=True)
+    result = _summary(state, config, measured)
+    if rank() > 0:
+        return result
     checkpoint.write_atomically(
         folder / "predictions.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
     )
     # A run that was killed after its last checkpoint has not written its last row.
     write_metrics(folder, state.history)
     save_run_figures(folder)
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    checkpoint.write_atomically(folder / "result.json", lambda file: file.write(text.encode()))
+    return result
+
+
+def _summary(state: State, config: Config, measured: dict[str, float]) -> dict[str, Any]:
+    """The content of `result.json`, with these metrics of the last epoch."""
     device = state.totals.device
     session = state.sessions[-1]
-    result = {
+    return {
         "name": config.name,
         "seed": config.seed,
         "recipe": recipe(config),
@@ -68,8 +78,8 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
         "seconds": state.seconds,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "world_size": 1,
-        "precision": precision,
+        "world_size": session["world_size"],
+        "precision": config.runtime.precision,
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "versions": {"python": platform.python_version()} | library_versions(),
         "command": session["command"],
@@ -80,9 +90,6 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
         "end": now(),
         "config": dataclasses.asdict(config),
     }
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    checkpoint.write_atomically(folder / "result.json", lambda file: file.write(text.encode()))
-    return result
 
 
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
@@ -103,11 +110,16 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
 
 
-def _read_best(folder: Path, *, epoch: float) -> dict[str, torch.Tensor]:
-    path = folder / "checkpoints" / checkpoint.BEST
-    best = checkpoint.read(path)
-    if best["epoch"] != epoch:
-        raise ValueError(f"{path} is of epoch {best['epoch']:.0f}, not of the best one, {epoch:.0f}")
+def _read_best(state: State, folder: Path, console: Console) -> dict[str, torch.Tensor] | None:
+    """The weights of the best epoch; None, and a line, where they are lost."""
+    path, epoch = folder / "checkpoints" / checkpoint.BEST, state.best["epoch"]
+    try:
+        best = checkpoint.read(path)
+        if best["epoch"] != epoch:
+            raise ValueError(f"{path} is of epoch {best['epoch']:.0f}, not of the best one, {epoch:.0f}")
+    except ValueError as error:
+        console.print(f"{error}: predictions.npz will lack best_logits", soft_wrap=True)
+        return None
     weights: dict[str, torch.Tensor] = best["model"]
     return weights
 

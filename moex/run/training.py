@@ -1,40 +1,106 @@
-"""The epochs of a run: train, look, save, evaluate, record."""
+"""The epochs of a run: train, look, save, evaluate, record. Every rank runs them; rank 0 writes and prints."""
 
 import dataclasses
-import threading
 import time
+from enum import IntEnum
 from pathlib import Path
 
 from rich.console import Console
 
 from moex import checkpoint, metrics
 from moex.config import Config
+from moex.distributed import Agreement, StopRequest, rank
 from moex.engine import State, evaluate, learning_rate_at, train_epoch
 from moex.logging import Logger, ProgressDisplay, create_loggers, write_metrics
 from moex.run.build import Sets
-from moex.run.folder import check_finite, non_finite, save
+from moex.run.folder import check_finite, non_finite, save, write_heartbeat
+
+# Seconds between two signs of life.
+HEARTBEAT = 10.0
+
+
+class Wish(IntEnum):
+    """What a rank wishes to do after a step, besides what all know to be due; a larger one includes the smaller."""
+
+    GO_ON = 0
+    SAVE = 1
+    END_IN_TIME = 2
+    STOP = 3
 
 
 class Stopped(Exception):
     """The run was asked to stop, and has saved where it stands."""
 
 
-def train(state: State, sets: Sets, config: Config, folder: Path, *, stop: threading.Event, console: Console) -> None:
+class TimeOver(Exception):
+    """The run has used the minutes that it was given, and has saved where it stands."""
+
+
+class Clock:
+    """What is due by the clock of this rank.
+
+    Args:
+        config: of the run.
+        stop: whether the run was asked to stop.
+    """
+
+    def __init__(self, config: Config, stop: StopRequest) -> None:
+        self._every_minutes, self._max_minutes = config.checkpoint.every_minutes, config.runtime.max_minutes
+        self._stop = stop
+        self._start = self._last_save = self._last_tick = time.monotonic()
+        self._last_heartbeat = float("-inf")
+
+    def tick(self) -> float:
+        """Seconds since the last tick."""
+        before, self._last_tick = self._last_tick, time.monotonic()
+        return self._last_tick - before
+
+    def saved(self) -> None:
+        """A checkpoint was just saved."""
+        self._last_save = time.monotonic()
+
+    def heartbeat_is_due(self) -> bool:
+        """Whether to give a sign of life; the next one is due some seconds later."""
+        due = time.monotonic() - self._last_heartbeat > HEARTBEAT
+        if due:
+            self._last_heartbeat = time.monotonic()
+        return due
+
+    def wish(self) -> Wish:
+        """What to do after the current step."""
+        now = time.monotonic()
+        if self._stop.is_set():
+            return Wish.STOP
+        if self._max_minutes is not None and now - self._start > 60 * self._max_minutes:
+            return Wish.END_IN_TIME
+        if self._every_minutes is not None and now - self._last_save > 60 * self._every_minutes:
+            return Wish.SAVE
+        return Wish.GO_ON
+
+
+def train(state: State, sets: Sets, config: Config, folder: Path, *, stop: StopRequest, console: Console) -> None:
     """Trains the epochs that are left, and saves as it goes.
 
     Raises:
         Stopped: `stop` was set; everything up to now is saved.
+        TimeOver: `runtime.max_minutes` are over; everything up to now is saved.
         NonFiniteError: the loss or a weight is not finite.
     """
-    loggers = create_loggers(
-        config.logger, folder, first_step=state.global_step, full_config=dataclasses.asdict(config)
+    loggers = (
+        create_loggers(config.logger, folder, first_step=state.global_step, full_config=dataclasses.asdict(config))
+        if rank() == 0
+        else []
     )
     display = ProgressDisplay(
         console, epochs=config.epochs, steps_per_epoch=state.steps_per_epoch, done=state.global_step
     )
+    clock, agreement = Clock(config, stop), Agreement()
+    agreement.propose(clock.wish())
     with display:
         while state.epoch < config.epochs:
-            _train_epoch(state, sets, config, folder, stop=stop, loggers=loggers, display=display)
+            _train_epoch(
+                state, sets, config, folder, clock=clock, agreement=agreement, loggers=loggers, display=display
+            )
     for logger in loggers:
         logger.close()
 
@@ -45,49 +111,48 @@ def _train_epoch(
     config: Config,
     folder: Path,
     *,
-    stop: threading.Event,
+    clock: Clock,
+    agreement: Agreement,
     loggers: list[Logger],
     display: ProgressDisplay,
 ) -> None:
-    last_tick = last_save = time.monotonic()
-
     def samples() -> int:
         return min(state.step * config.batch_size, len(sets.train))
 
-    def tick() -> float:
-        """Seconds since the last tick, which the run has lasted longer."""
-        nonlocal last_tick
-        before, last_tick = last_tick, time.monotonic()
-        state.seconds += last_tick - before
-        return last_tick - before
-
     for lr in train_epoch(state, sets.train, config, classes=sets.classes):
-        state.epoch_seconds += tick()
+        seconds = clock.tick()
+        state.epoch_seconds, state.seconds = state.epoch_seconds + seconds, state.seconds + seconds
         display.step(epoch=state.epoch, step=state.step)
         if state.global_step % config.logger.every_steps == 0:
-            check_finite(state, folder, config)
-            loss, speed = float(state.totals[0]) / samples(), samples() / state.epoch_seconds
+            loss_sum, _ = check_finite(state, folder, config)
+            loss, speed = loss_sum / samples(), samples() / state.epoch_seconds
             display.loss(loss, images_per_second=speed)
             values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
             for logger in loggers:
                 logger.log(values, step=state.global_step)
-        every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
-        due = every_steps is not None and state.step % every_steps == 0
-        due |= every_minutes is not None and time.monotonic() - last_save > 60 * every_minutes
-        if due or stop.is_set():
+        wish = agreement.settle(clock.wish())
+        every_steps = config.checkpoint.every_steps
+        if wish >= Wish.SAVE or (every_steps is not None and state.step % every_steps == 0):
             save(state, folder, config)
-            last_save = time.monotonic()
-        if stop.is_set():
-            raise Stopped(f"saved {folder} after epoch {state.epoch}, step {state.step}")
+            clock.saved()
+        where = f"saved {folder} after epoch {state.epoch}, step {state.step}"
+        if wish == Wish.STOP:
+            raise Stopped(where)
+        if wish == Wish.END_IN_TIME:
+            raise TimeOver(f"{where}: runtime.max_minutes={config.runtime.max_minutes:g} are over")
+        if rank() == 0 and clock.heartbeat_is_due():
+            write_heartbeat(folder, state, config)
+        agreement.propose(clock.wish())
 
-    check_finite(state, folder, config)
-    state.epoch_seconds += tick()
+    totals = check_finite(state, folder, config)
+    seconds = clock.tick()
+    state.epoch_seconds += seconds
     last_step = state.steps_per_epoch - 1
     logits, labels = evaluate(state.model, sets.test, precision=config.runtime.precision)
     if not logits.isfinite().all():
         raise non_finite("a logit of the test set", state, folder, config, step=last_step)
-    loss, wrong = (state.totals / len(sets.train)).tolist()
-    tick()
+    loss, wrong = (total / len(sets.train) for total in totals)
+    state.seconds += seconds + clock.tick()
     row = {
         "epoch": state.epoch + 1,
         "step": state.global_step,
@@ -101,11 +166,14 @@ def _train_epoch(
     state.history.append(row)
     if not state.best or row["test_error"] < state.best["test_error"]:
         state.best = row
-        checkpoint.save_best(folder / "checkpoints", {"model": state.model.state_dict(), **row})
+        if rank() == 0:
+            checkpoint.save_best(folder / "checkpoints", {"model": state.model.state_dict(), **row})
     state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
     save(state, folder, config)
-    write_metrics(folder, state.history)
+    clock.saved()
+    if rank() == 0:
+        write_metrics(folder, state.history)
     display.epoch(row)
     for logger in loggers:
         logger.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from moex import checkpoint
 from moex.config import parse, run_folder
 from moex.run.build import create_state, load_sets
+from moex.run.folder import resume
 
 CPU = torch.device("cpu")
 
@@ -20,3 +22,14 @@ def build():
         return config, run_folder(config), sets, create_state(config, sets, CPU)
 
     return build_run
+
+
+@pytest.fixture
+def reopen():
+    """Puts a state where the last checkpoint in a folder left it, if there is one."""
+
+    def reopen_run(state, folder, console):
+        saved = checkpoint.load(folder / "checkpoints", report=console.print)
+        resume(state, saved, "python train.py", folder=folder, console=console)
+
+    return reopen_run

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from moex.config import parse
-from moex.run.folder import NonFiniteError, check_folder, claim, read_result, resume, save
+from moex.run.folder import NonFiniteError, check_folder, claim, read_result, save
 from moex.run.training import Stopped, train
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ sys.stdin.read()
     claim(folder, config).release()
 
 
-def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path):
+def test_stopped_and_resumed_it_ends_in_the_same_bits(build, reopen, tmp_path):
     config, folder, sets, state = build(tmp_path / "unbroken", augmentation={"steps": ["moex"]})
     console = Console(quiet=True)
     train(state, sets, config, folder, stop=threading.Event(), console=console)
@@ -81,11 +81,11 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path):
     stop.set()
     for _ in range(2 * state.steps_per_epoch):  # Stopped after each single step.
         config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
-        resume(broken, folder, "python train.py", console)
+        reopen(broken, folder, console)
         with pytest.raises(Stopped, match="saved"):
             train(broken, sets, config, folder, stop=stop, console=console)
     config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
-    resume(broken, folder, "python train.py", console)
+    reopen(broken, folder, console)
     train(broken, sets, config, folder, stop=threading.Event(), console=console)
     for ours, theirs in zip(broken.model.state_dict().values(), state.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)

@@ -12,7 +12,7 @@ from rich.console import Console
 from moex import checkpoint
 from moex.config import parse, run_folder
 from moex.run.build import create_state, load_sets
-from moex.run.folder import read_result, resume
+from moex.run.folder import read_result
 from moex.run.result import finish
 from moex.run.training import train
 
@@ -20,14 +20,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def trained(tmp_path):
+def trained(reopen, tmp_path):
     """A run after its last epoch, before its end."""
     config = parse({"output_root": str(tmp_path), "limit_train": 128, "limit_test": 50, "epochs": 3})
     sets = load_sets(config, CPU)
     state = create_state(config, sets, CPU)
     folder = run_folder(config)
     console = Console(record=True, width=300)
-    resume(state, folder, "python train.py", console)
+    reopen(state, folder, console)
     train(state, sets, config, folder, stop=threading.Event(), console=Console(quiet=True))
     return state, sets, config, folder, console
 

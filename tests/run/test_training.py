@@ -9,7 +9,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from moex.logging import ProgressDisplay
-from moex.run.folder import NonFiniteError, resume
+from moex.run.folder import NonFiniteError
 from moex.run.training import Stopped, train
 
 CPU = torch.device("cpu")
@@ -33,14 +33,14 @@ def test_the_loss_is_told_in_epochs_shorter_than_the_interval(build, tmp_path, m
     assert table["train_loss"].between(0.5, 4).all()
 
 
-def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(build, tmp_path):
+def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(build, reopen, tmp_path):
     stop = threading.Event()
     stop.set()
     config, folder, sets, state = build(tmp_path, epochs=1, batch_size=128)
     with pytest.raises(Stopped):
         run(config, folder, sets, state, stop=stop)
     config, folder, sets, state = build(tmp_path, epochs=1, batch_size=128)
-    resume(state, folder, "python train.py", Console(quiet=True))
+    reopen(state, folder, Console(quiet=True))
     assert state.step == state.steps_per_epoch
     run(config, folder, sets, state)
     assert 0 < state.history[0]["images_per_second"] < float("inf")

@@ -1,0 +1,73 @@
+"""One rank of a run, from the data to the result."""
+
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from rich.console import Console
+
+from moex import checkpoint
+from moex.config import parse, run_folder
+from moex.distributed import STOPPED, Layout, StopRequest, broadcast, gather, join, rank
+from moex.run.build import choose_device, create_state, load_sets
+from moex.run.folder import NonFiniteError, claim, read_result, resume
+from moex.run.result import finish, show
+from moex.run.training import Stopped, TimeOver, train
+
+
+def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
+    """Trains as one of the ranks of a run.
+
+    Args:
+        job: the configuration, and the command that asked for it.
+        layout: of all ranks.
+        stop: when to save and to end.
+
+    Returns:
+        The exit code, the same on every rank. What there is to say was printed by rank 0.
+    """
+    config = parse(job["config"])
+    folder = run_folder(config)
+    device = choose_device(config)
+    if layout.world_size > 1:
+        join(device)
+    console = Console(quiet=rank() > 0)
+    result = saved = fault = None
+    with ExitStack() as stack:
+        try:
+            sets = load_sets(config, device)
+            if rank() == 0:
+                stack.enter_context(claim(folder, config))
+                # The process that held it may have finished the run.
+                result = read_result(folder)
+                saved = checkpoint.load(folder / "checkpoints", report=console.print)
+        except (ValueError, OSError) as error:
+            # A mistake in what was asked for; what fails from here on is ours.
+            fault = str(error)
+        faults = [fault for fault in gather(fault) if fault is not None]
+        result, saved = broadcast((result, saved))
+        if faults:
+            return tell(f"error: {faults[0]}", code=1)
+        if result is None:
+            if layout.world_size > 1:
+                console.print(f"training on {layout.world_size} devices of {layout.nodes} machine(s)", soft_wrap=True)
+            state = create_state(config, sets, device)
+            resume(state, saved, job["command"], folder=folder, console=console)
+            try:
+                train(state, sets, config, folder, stop=stop, console=console)
+            except NonFiniteError as error:
+                return tell(f"error: {error}", code=1)
+            except Stopped as stopped:
+                return tell(str(stopped), code=STOPPED)
+            except TimeOver as over:
+                return tell(str(over), code=0)
+            result = finish(state, sets, config, folder, console=console)
+    show(result, folder, console)
+    return 0
+
+
+def tell(text: str, *, code: int) -> int:
+    """Says why a run ends before it is finished, once, and returns the exit code."""
+    if rank() == 0:
+        print(text, file=sys.stderr if code == 1 else sys.stdout, flush=True)
+    return code
