@@ -1,6 +1,6 @@
-"""Trains short runs on digits, on one rank and on several, and keeps what they ended in: `python ranks.py FILE DEVICES`.
+"""`python ranks.py FILE DEVICES` trains short runs on digits, on one rank and on several, and keeps what they end in.
 
-A program, since ranks are started anew and import what they run; `test_distributed.py` reads the file.
+A program, since ranks are started anew and import what they run; `test_distributed.py` reads the files.
 """
 
 import sys
@@ -59,7 +59,7 @@ def run(values):
         for _ in engine.train_epoch(state, sets.train, config, classes=10):
             pass
         losses.append(sum(totals[0] for totals in gather(state.totals.tolist())))
-        samples.append(sum(gather([index for part in seen for index in part]), []))
+        samples.append([index for parts in gather(seen) for part in parts for index in part])
         seen.clear()
         state.totals.zero_()
         state.step = 0

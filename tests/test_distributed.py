@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import ranks
 import torch
 
-import ranks
 from moex import metrics
 from moex.config import RuntimeConfig, parse
 from moex.distributed import Layout, check_batch_size, layout

@@ -84,8 +84,8 @@ def resume(state: State, saved: dict[str, Any] | None, command: str, *, folder: 
         before = state.sessions[-1].get("world_size", 1)
         if before != world_size():
             console.print(
-                f"on {world_size()} devices after {before}: partners and BatchNorm's shares are others from here on, "
-                "so the numbers will not be those of an unbroken run",
+                f"on {world_size()} device{'s' if world_size() > 1 else ''} after {before}: partners and BatchNorm's "
+                "shares are others from here on, so the numbers will not be those of an unbroken run",
                 soft_wrap=True,
             )
     state.sessions.append({"start": now(), "command": command, "world_size": world_size(), **commit()})

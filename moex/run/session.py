@@ -50,7 +50,8 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             return tell(f"error: {faults[0]}", code=1)
         if result is None:
             if layout.world_size > 1:
-                console.print(f"training on {layout.world_size} devices of {layout.nodes} machine(s)", soft_wrap=True)
+                machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
+                console.print(f"training on {layout.world_size} devices of {machines}", soft_wrap=True)
             state = create_state(config, sets, device)
             resume(state, saved, job["command"], folder=folder, console=console)
             try:

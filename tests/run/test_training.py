@@ -37,6 +37,7 @@ def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(build, reopen, 
     stop = threading.Event()
     stop.set()
     config, folder, sets, state = build(tmp_path, epochs=1, batch_size=128)
+    reopen(state, folder, Console(quiet=True))
     with pytest.raises(Stopped):
         run(config, folder, sets, state, stop=stop)
     config, folder, sets, state = build(tmp_path, epochs=1, batch_size=128)
