@@ -17,7 +17,8 @@ from moex.mixing import DropBlock, FeatureMixing, Operation, Plan, apply_plan, d
 from moex.optim import learning_rate
 from moex.randomness import Purpose, generator, seed_network
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What autocast computes in; where a precision is not here, it is off.
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 500
 
 
@@ -78,7 +79,7 @@ def train_step(
         labels: int64 `[B]`.
         plan: what the mixing list does in this step.
         classes: K.
-        precision: a key of `PRECISIONS`.
+        precision: `fp32`, `tf32` (which `moex.run` switches on for the device), `bf16` or `fp16`.
 
     Returns:
         The loss, and the number of samples whose largest logit is not at their own label; both on the device.
@@ -181,5 +182,5 @@ def evaluate(model: nn.Module, source: BatchSource, *, precision: str) -> tuple[
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast context of a precision; it does nothing for fp32."""
-    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
+    """The autocast context of a precision; it does nothing for fp32 and tf32."""
+    return torch.autocast(device.type, dtype=HALF.get(precision), enabled=precision in HALF)

@@ -156,12 +156,12 @@ class ScheduleConfig:
 
 @dataclass
 class RuntimeConfig:
-    """How the machine is used."""
+    """How the machine is used; `channels_last` null: where it helps (see `moex.config.channels_last`)."""
 
     device: str = "auto"
     precision: str = "fp32"
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     deterministic: bool = False
 
 
@@ -210,7 +210,7 @@ CHOICES = {
     "moments.use": ("all", "only", "removed"),
     "schedule.name": ("step", "cosine"),
     "runtime.device": ("auto", "cpu", "cuda"),
-    "runtime.precision": ("fp32", "bf16", "fp16"),
+    "runtime.precision": ("fp32", "tf32", "bf16", "fp16"),
 }
 MIXING_STEPS = ("mixup", "cutmix", "moex", "manifold_mixup", "feature_cutmix")
 # What belongs to the loss or the network, and happens in every step.
