@@ -11,9 +11,10 @@ import threading
 
 from rich.console import Console
 
+from moex.checkpoint import SaveError
 from moex.config import parse, run_folder
 from moex.run.build import check_network, choose_device, create_state, load_sets
-from moex.run.folder import NonFiniteError, check_folder, claim, read_result, resume
+from moex.run.folder import NonFiniteError, check_folder, claim, last_checkpoint, read_result, resume
 from moex.run.result import finish, show
 from moex.run.training import Stopped, train
 
@@ -57,6 +58,17 @@ def main() -> int:
         return 128 + signal.SIGTERM
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except SaveError as error:
+        whole = last_checkpoint(folder)
+        print(f"error: {error}", file=sys.stderr)
+        print(
+            f"{whole} is whole: once there is room, the same command continues from it"
+            if whole
+            else "there is no checkpoint yet: once there is room, the same command starts again",
+            file=sys.stderr,
+            flush=True,
+        )
         return 1
     finally:
         lock.release()

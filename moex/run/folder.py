@@ -120,11 +120,15 @@ def check_finite(state: State, folder: Path, config: Config) -> None:
 def non_finite(what: str, state: State, folder: Path, config: Config, *, step: int) -> NonFiniteError:
     """The error that names a step of the current epoch, its learning rate and the last good checkpoint."""
     lr = learning_rate_at(state, config, step=step)
-    last = folder / "checkpoints" / checkpoint.LAST
     return NonFiniteError(
         f"{what} is not finite at epoch {state.epoch + 1}, step {step + 1} (learning rate {lr:g}). "
-        f"Last good checkpoint: {last if last.exists() else 'none'}. Try a lower optimizer.lr or another seed."
+        f"Last good checkpoint: {last_checkpoint(folder) or 'none'}. Try a lower optimizer.lr or another seed."
     )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint from which the run in a folder would continue; None before the first."""
+    return next(iter(checkpoint.present(folder / "checkpoints")), None)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -54,7 +54,8 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
     )
     # A run that was killed after its last checkpoint has not written its last row.
     write_metrics(folder, state.history)
-    save_run_figures(folder)
+    with checkpoint.saving(folder / "figures"):
+        save_run_figures(folder)
     device = state.totals.device
     session = state.sessions[-1]
     result = {

@@ -1,7 +1,10 @@
 """The end of a run, also of one whose files have suffered."""
 
+import errno
 import json
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -88,3 +91,26 @@ def test_best_weights_that_are_lost_do_not_lose_the_run(trained, damage, message
     assert "predictions.npz will lack best_logits" in printed
     with np.load(folder / "predictions.npz") as arrays:
         assert set(arrays) == {"logits", "labels"}
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "metrics.csv", "result.json"])
+def test_a_full_disk_at_the_end_is_said_and_made_good(trained, name, monkeypatch):
+    """As the disk fills up before each file: the run is not finished, and is when it ends again."""
+    folder, fsync = trained[3], os.fsync
+
+    def full_disk(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == f"{name}.tmp":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    metrics = (folder / "metrics.csv").read_bytes()
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(checkpoint.SaveError, match=rf"cannot write .*{name}: No space left on device"):
+        end(trained)
+    monkeypatch.undo()
+    assert read_result(folder) is None
+    assert (folder / "metrics.csv").read_bytes() == metrics
+    assert not list(folder.rglob("*.tmp"))
+    resume(trained[0], folder, "python train.py", trained[4])
+    result, _, _ = end(trained)
+    assert result["last"]["error"] == trained[0].history[-1]["test_error"]
