@@ -14,7 +14,7 @@ from moex.data.source import BatchSource, draw_crops
 from moex.exchange import FeatureExchange
 from moex.features import FeatureHook
 from moex.mixing import DropBlock, FeatureMixing, Operation, Plan, apply_plan, draw_plan
-from moex.optim import learning_rate
+from moex.optim import WeightAverage, learning_rate
 from moex.randomness import Purpose, generator, seed_network
 
 # What autocast computes in; where a precision is not here, it is off.
@@ -27,17 +27,18 @@ class State:
     """A run at one moment.
 
     Attributes:
-        model: the network, as it is saved and evaluated.
+        model: the network that is trained.
         network: what a training step calls: the model, or its compiled form.
         hooks: what the mixing list does after layers of the model, by the operation's name and point.
         sizes: H and W in pixels, by point, where the mixing list needs them.
         optimizer: of the model's parameters.
         scaler: of fp16's gradients; disabled for other precisions.
-        steps_per_epoch: training steps of a whole epoch.
-        epoch: epochs done.
-        step: steps done in the current epoch.
         totals: sums over the current epoch's steps so far: loss times samples, and wrong predictions.
         first_bad_step: step of the current epoch whose loss was the first not to be finite, or -1.
+        steps_per_epoch: training steps of a whole epoch.
+        average: of the model's weights; None where the weights themselves are evaluated.
+        epoch: epochs done.
+        step: steps done in the current epoch.
         history: one row an epoch.
         best: the row with the lowest test error.
         epoch_seconds: training in the current epoch so far, over all sessions.
@@ -54,6 +55,7 @@ class State:
     totals: Tensor
     first_bad_step: Tensor
     steps_per_epoch: int
+    average: WeightAverage | None = None
     epoch: int = 0
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -61,6 +63,11 @@ class State:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated, and whose weights are `best.pt`: the average, if there is one."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def global_step(self) -> int:
@@ -95,6 +102,8 @@ def train_step(
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    if state.average is not None:
+        state.average.update(state.model)
     return loss.detach(), (logits.detach().argmax(1) != labels).sum()
 
 

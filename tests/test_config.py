@@ -26,6 +26,10 @@ REFUSED = {
     "negative rate": ({"optimizer": {"lr": -0.1}}, r"optimizer.lr is -0.1: it must be more than 0"),
     "rate not a number": ({"optimizer": {"lr": float("nan")}}, r"optimizer.lr is nan"),
     "Nesterov without momentum": ({"optimizer": {"nesterov": True, "momentum": 0}}, r"optimizer.nesterov"),
+    "an average that never moves": (
+        {"optimizer": {"ema_decay": 1}},
+        r"ema_decay is 1.0: .* between 0 and 1, or null",
+    ),
     "milestone in epochs": ({"schedule": {"milestones": [81, 122]}}, r"fractions of the epochs"),
     "milestones out of order": ({"schedule": {"milestones": [0.7, 0.5]}}, r"increasing"),
     "warm-up beyond the end": ({"epochs": 3, "schedule": {"warmup_epochs": 4}}, r"from 0 to epochs \(3\)"),

@@ -44,6 +44,8 @@ def _check_optimizer(config: Config) -> None:
     _require(0 < optimizer.lr < float("inf"), "optimizer.lr", optimizer.lr, "more than 0")
     _require(0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "in [0, 1)")
     _require(optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more")
+    decay = optimizer.ema_decay
+    _require(decay is None or 0 < decay < 1, "optimizer.ema_decay", decay, "between 0 and 1, or null")
     _require(
         not optimizer.nesterov or optimizer.momentum > 0,
         "optimizer.nesterov",

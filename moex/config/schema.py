@@ -135,12 +135,16 @@ class MomentsConfig:
 
 @dataclass
 class OptimizerConfig:
-    """SGD with momentum; weight decay acts on every parameter, as published."""
+    """SGD with momentum; weight decay acts on every parameter, as published.
+
+    With `ema_decay`, an exponential moving average of the weights is evaluated in their place.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    ema_decay: float | None = None
 
 
 @dataclass

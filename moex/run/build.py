@@ -15,7 +15,7 @@ from moex.engine import State, ordered
 from moex.exchange import ComponentExchange, FeatureExchange, MomentExchange, OrderExchange
 from moex.features import FeatureHook, resolve_layer
 from moex.mixing import KINDS, DropBlock, FeatureMixing, Operation, points_of_step
-from moex.optim import create_optimizer
+from moex.optim import WeightAverage, create_optimizer
 from moex.randomness import seed_network
 from moex.statistics import keep_moments, remove_moments
 
@@ -187,6 +187,8 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
     seed_network(config.seed)
     memory_format = torch.channels_last if channels_last(config.runtime) else torch.contiguous_format
     model = create_model(config).to(device).to(memory_format=memory_format)
+    decay = config.optimizer.ema_decay
+    average = None if decay is None else WeightAverage(model, decay)
     # The hooks are there before compilation, so that they are compiled too.
     hooks = attach_hooks(model, config)
     if config.runtime.compile:
@@ -203,4 +205,5 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
         totals=torch.zeros(2, dtype=torch.float64, device=device),
         first_bad_step=torch.tensor(-1, device=device),
         steps_per_epoch=-(-len(sets.train) // config.batch_size),
+        average=average,
     )

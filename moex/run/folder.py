@@ -70,6 +70,8 @@ def resume(state: State, folder: Path, command: str, console: Console) -> None:
     saved = checkpoint.load(folder / "checkpoints", report=console.print)
     if saved is not None:
         state.model.load_state_dict(saved["model"])
+        if state.average is not None:
+            state.average.model.load_state_dict(saved["average"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.scaler.load_state_dict(saved["scaler"])
         state.totals.copy_(torch.tensor(saved["totals"], dtype=torch.float64))
@@ -90,6 +92,7 @@ def save(state: State, folder: Path, config: Config) -> None:
         folder / "checkpoints",
         {
             "model": state.model.state_dict(),
+            "average": None if state.average is None else state.average.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
             "totals": state.totals.tolist(),

@@ -41,12 +41,12 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
         The content of `result.json`: metrics are fractions.
     """
     precision = config.runtime.precision
-    logits, labels = evaluate(state.model, sets.test, precision=precision)
+    logits, labels = evaluate(state.evaluated, sets.test, precision=precision)
     measured = metrics.evaluate(logits, labels)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
     try:
-        state.model.load_state_dict(_read_best(folder, epoch=state.best["epoch"]))
-        arrays["best_logits"] = evaluate(state.model, sets.test, precision=precision)[0].numpy()
+        state.evaluated.load_state_dict(_read_best(folder, epoch=state.best["epoch"]))
+        arrays["best_logits"] = evaluate(state.evaluated, sets.test, precision=precision)[0].numpy()
     except ValueError as error:
         console.print(f"{error}: predictions.npz will lack best_logits", soft_wrap=True)
     checkpoint.write_atomically(

@@ -83,7 +83,7 @@ def _train_epoch(
     check_finite(state, folder, config)
     state.epoch_seconds += tick()
     last_step = state.steps_per_epoch - 1
-    logits, labels = evaluate(state.model, sets.test, precision=config.runtime.precision)
+    logits, labels = evaluate(state.evaluated, sets.test, precision=config.runtime.precision)
     if not logits.isfinite().all():
         raise non_finite("a logit of the test set", state, folder, config, step=last_step)
     loss, wrong = (state.totals / len(sets.train)).tolist()
@@ -101,7 +101,7 @@ def _train_epoch(
     state.history.append(row)
     if not state.best or row["test_error"] < state.best["test_error"]:
         state.best = row
-        checkpoint.save_best(folder / "checkpoints", {"model": state.model.state_dict(), **row})
+        checkpoint.save_best(folder / "checkpoints", {"model": state.evaluated.state_dict(), **row})
     state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
     save(state, folder, config)

@@ -72,23 +72,26 @@ sys.stdin.read()
     claim(folder, config).release()
 
 
-def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path):
-    config, folder, sets, state = build(tmp_path / "unbroken", augmentation={"steps": ["moex"]})
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path, ema_decay):
+    values = {"augmentation": {"steps": ["moex"]}, "optimizer": {"ema_decay": ema_decay}}
+    config, folder, sets, state = build(tmp_path / "unbroken", **values)
     console = Console(quiet=True)
     train(state, sets, config, folder, stop=threading.Event(), console=console)
 
     stop = threading.Event()
     stop.set()
     for _ in range(2 * state.steps_per_epoch):  # Stopped after each single step.
-        config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
+        config, folder, sets, broken = build(tmp_path / "broken", **values)
         resume(broken, folder, "python train.py", console)
         with pytest.raises(Stopped, match="saved"):
             train(broken, sets, config, folder, stop=stop, console=console)
-    config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
+    config, folder, sets, broken = build(tmp_path / "broken", **values)
     resume(broken, folder, "python train.py", console)
     train(broken, sets, config, folder, stop=threading.Event(), console=console)
-    for ours, theirs in zip(broken.model.state_dict().values(), state.model.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+    for ours, theirs in ((broken.model, state.model), (broken.evaluated, state.evaluated)):
+        for value, same in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+            assert torch.equal(value, same)
     timing = {"seconds", "images_per_second"}
     for ours, theirs in zip(broken.history, state.history, strict=True):
         assert {key: ours[key] for key in ours.keys() - timing} == {

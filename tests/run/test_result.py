@@ -14,6 +14,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
+from moex.engine import evaluate
 from moex.run.build import create_state, load_sets
 from moex.run.folder import read_result, resume
 from moex.run.result import finish
@@ -23,9 +24,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def trained(tmp_path):
+def trained(tmp_path, request):
     """A run after its last epoch, before its end."""
-    config = parse({"output_root": str(tmp_path), "limit_train": 128, "limit_test": 50, "epochs": 3})
+    values = {"output_root": str(tmp_path), "limit_train": 128, "limit_test": 50, "epochs": 3}
+    config = parse(values | getattr(request, "param", {}))
     sets = load_sets(config, CPU)
     state = create_state(config, sets, CPU)
     folder = run_folder(config)
@@ -53,6 +55,23 @@ def test_what_a_finished_run_leaves(trained):
             assert (arrays[name].argmax(1) != arrays["labels"]).mean() == pytest.approx(result[which]["error"])
     assert result["images_per_second"] == table["images_per_second"].median()
     assert printed == ""
+
+
+@pytest.mark.parametrize("trained", [{"optimizer": {"ema_decay": 0.5}}], indirect=True)
+def test_where_weights_are_averaged_the_average_is_what_is_scored(trained):
+    state, sets = trained[:2]
+    logits, _ = evaluate(state.average.model, sets.test, precision="fp32")
+    weights, _ = evaluate(state.model, sets.test, precision="fp32")
+    last = state.average.model.state_dict()["fc.weight"].clone()
+    result, folder, _ = end(trained)
+    assert result["recipe"]["optimizer.ema_decay"] == 0.5
+    with np.load(folder / "predictions.npz") as arrays:
+        assert np.array_equal(arrays["logits"], logits.numpy())
+        assert not np.array_equal(arrays["logits"], weights.numpy())
+        assert (arrays["best_logits"].argmax(1) != arrays["labels"]).mean() == pytest.approx(result["best"]["error"])
+    saved = checkpoint.read(folder / "checkpoints" / "last.pt")
+    assert torch.equal(saved["average"]["fc.weight"], last)
+    assert torch.equal(saved["model"]["fc.weight"], state.model.fc.weight)
 
 
 @pytest.mark.parametrize("left", [None, 2])
