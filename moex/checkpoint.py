@@ -64,10 +64,16 @@ def save_best(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         SaveError: the former one is whole.
     """
-    path = folder / BEST
-    with saving(path):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: torch.save(state, file))
+    _save_as(folder / BEST, state)
+
+
+def save_epoch(folder: Path, state: dict[str, Any], *, epoch: int) -> None:
+    """Saves `epoch0010.pt` and the like, which no later save replaces.
+
+    Raises:
+        SaveError: there is none.
+    """
+    _save_as(folder / f"epoch{epoch:04}.pt", state)
 
 
 def present(folder: Path) -> list[Path]:
@@ -125,6 +131,12 @@ def read(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
     return state
+
+
+def _save_as(path: Path, state: dict[str, Any]) -> None:
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: torch.save(state, file))
 
 
 def _write_aside(path: Path, write: Callable[[BinaryIO], object]) -> Path:

@@ -102,6 +102,7 @@ def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatc
     for epoch in (1, 2):
         checkpoint.save(tmp_path, state(epoch))
         checkpoint.save_best(tmp_path, state(epoch))
+        checkpoint.save_epoch(tmp_path, state(epoch), epoch=10)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full_disk(descriptor):
@@ -112,6 +113,7 @@ def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatc
         "metrics.csv": lambda: checkpoint.write_atomically(path, lambda file: file.write(b"new")),
         "last.pt": lambda: checkpoint.save(tmp_path, state(3)),
         "best.pt": lambda: checkpoint.save_best(tmp_path, state(3)),
+        "epoch0010.pt": lambda: checkpoint.save_epoch(tmp_path, state(3), epoch=10),
     }.items():
         with pytest.raises(checkpoint.SaveError, match=rf"cannot write .*{name}: {os.strerror(number)}$"):
             write()

@@ -70,6 +70,10 @@ REFUSED = {
         {"batch_size": 1, "augmentation": {"steps": ["moex"]}},
         r"2 or more when samples are mixed",
     ),
+    "no epoch to keep": (
+        {"checkpoint": {"keep_every_epochs": 0}},
+        r"keep_every_epochs is 0: .* more than 0, or null",
+    ),
     "a checkpoint every 0 steps": ({"checkpoint": {"every_steps": 0}}, r"more than 0, or null"),
 }
 
@@ -102,7 +106,7 @@ SAME_FOLDER = [
     {"runtime": {"device": "cpu"}},
     {"model": {"options": {"memory_saving": True}}},
     {"logger": {"tensorboard": True}},
-    {"checkpoint": {"every_steps": 5}},
+    {"checkpoint": {"every_steps": 5, "keep_every_epochs": 10}},
     {"epochs": Config.epochs},
 ]
 OTHER_FOLDER = [

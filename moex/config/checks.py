@@ -33,7 +33,7 @@ def check(config: Config) -> None:
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
     for key in ("epochs", "batch_size", "limit_train", "limit_test", "logger.every_steps"):
         _require(flat[key] is None or flat[key] >= 1, key, flat[key], "1 or more")
-    for key in ("checkpoint.every_steps", "checkpoint.every_minutes"):
+    for key in ("checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep_every_epochs"):
         _require(flat[key] is None or flat[key] > 0, key, flat[key], "more than 0, or null")
     _check_optimizer(config)
     _check_augmentation(config.augmentation, batch_size=config.batch_size)

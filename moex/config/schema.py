@@ -181,10 +181,11 @@ class LoggerConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When to save besides the end of each epoch; null: never."""
+    """When to save besides the end of each epoch, and every which epoch's checkpoint stays; null: never, none."""
 
     every_steps: int | None = None
     every_minutes: float | None = 10.0
+    keep_every_epochs: int | None = None
 
 
 @dataclass

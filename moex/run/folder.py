@@ -82,29 +82,32 @@ def resume(state: State, folder: Path, command: str, console: Console) -> None:
 
 
 def save(state: State, folder: Path, config: Config) -> None:
-    """Saves a checkpoint, unless something in it is not finite.
+    """Saves a checkpoint, unless something in it is not finite, and keeps it if the configuration says so.
 
     Raises:
         NonFiniteError: nothing was saved.
+        SaveError: a file could not be written.
     """
     check_finite(state, folder, config)
-    checkpoint.save(
-        folder / "checkpoints",
-        {
-            "model": state.model.state_dict(),
-            "average": None if state.average is None else state.average.model.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "scaler": state.scaler.state_dict(),
-            "totals": state.totals.tolist(),
-            "epoch": state.epoch,
-            "step": state.step,
-            "history": state.history,
-            "best": state.best,
-            "epoch_seconds": state.epoch_seconds,
-            "seconds": state.seconds,
-            "sessions": state.sessions,
-        },
-    )
+    content = {
+        "model": state.model.state_dict(),
+        "average": None if state.average is None else state.average.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "totals": state.totals.tolist(),
+        "epoch": state.epoch,
+        "step": state.step,
+        "history": state.history,
+        "best": state.best,
+        "epoch_seconds": state.epoch_seconds,
+        "seconds": state.seconds,
+        "sessions": state.sessions,
+    }
+    every = config.checkpoint.keep_every_epochs
+    if every is not None and state.step == 0 and state.epoch % every == 0:
+        # Before the last: killed in between, the run ends this epoch once more, and keeps it again.
+        checkpoint.save_epoch(folder / "checkpoints", content, epoch=state.epoch)
+    checkpoint.save(folder / "checkpoints", content)
 
 
 def check_finite(state: State, folder: Path, config: Config) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from moex import checkpoint
 from moex.config import parse
 from moex.run.folder import NonFiniteError, check_folder, claim, read_result, resume, save
 from moex.run.training import Stopped, train
@@ -98,6 +99,32 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path, ema_decay
             key: theirs[key] for key in theirs.keys() - timing
         }
     assert read_result(folder) is None
+
+
+def test_every_other_epoch_is_kept(build, tmp_path, monkeypatch):
+    """Whole, also if the run is killed between keeping an epoch and saving it as the last."""
+    values = {"epochs": 5, "checkpoint": {"keep_every_epochs": 2, "every_steps": 1}, "limit_train": 64}
+    config, folder, sets, state = build(tmp_path, **values)
+    save_last, console = checkpoint.save, Console(quiet=True)
+
+    def killed(folder, content):
+        if (content["epoch"], content["step"]) == (2, 0):
+            raise KeyboardInterrupt
+        save_last(folder, content)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(state, sets, config, folder, stop=threading.Event(), console=console)
+    monkeypatch.undo()
+    assert checkpoint.read(folder / "checkpoints" / "last.pt")["epoch"] == 1
+    config, folder, sets, state = build(tmp_path, **values)
+    resume(state, folder, "python train.py", console)
+    train(state, sets, config, folder, stop=threading.Event(), console=console)
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"last.pt", "previous.pt", "best.pt", "epoch0002.pt", "epoch0004.pt"}
+    for epoch in (2, 4):
+        kept = checkpoint.read(folder / "checkpoints" / f"epoch{epoch:04}.pt")
+        assert (kept["epoch"], kept["step"], len(kept["history"])) == (epoch, 0, epoch)
 
 
 def test_what_is_not_finite_is_not_saved(build, tmp_path):
