@@ -1,9 +1,11 @@
 """Checkpoints that survive a kill at any moment: written aside, flushed to disk, then renamed."""
 
+import contextlib
+import io
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,27 +14,71 @@ import torch
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
+class SaveError(OSError):
+    """A file could not be written: the disk is full, a quota is used up, or the file system is read-only."""
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Names the file, where the system refuses to write it.
+
+    Raises:
+        SaveError: in the place of any `OSError` inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SaveError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that, whatever happens, `path` holds either its old content or the whole new one."""
-    _write_aside(path, write).replace(path)
-    _flush_folder(path.parent)
+    """Writes a file so that, whatever happens, `path` holds either its old content or the whole new one.
+
+    Raises:
+        SaveError: it holds the old one.
+    """
+    with saving(path):
+        _write_aside(path, write).replace(path)
+        _flush_folder(path.parent)
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Saves plain containers and tensors as `last.pt`; the former one becomes `previous.pt`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Saves plain containers and tensors as `last.pt`; the former one becomes `previous.pt`.
+
+    Raises:
+        SaveError: the former one is whole, as `last.pt` or as `previous.pt`.
+    """
     last = folder / LAST
-    aside = _write_aside(last, lambda file: torch.save(state, file))
-    if last.exists():
-        last.replace(folder / PREVIOUS)
-    aside.replace(last)
-    _flush_folder(folder)
+    with saving(last):
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = _write_aside(last, lambda file: torch.save(state, file))
+        if last.exists():
+            last.replace(folder / PREVIOUS)
+        aside.replace(last)
+        _flush_folder(folder)
 
 
 def save_best(folder: Path, state: dict[str, Any]) -> None:
-    """Saves `best.pt`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / BEST, lambda file: torch.save(state, file))
+    """Saves `best.pt`.
+
+    Raises:
+        SaveError: the former one is whole.
+    """
+    _save_as(folder / BEST, state)
+
+
+def save_epoch(folder: Path, state: dict[str, Any], *, epoch: int) -> None:
+    """Saves `epoch0010.pt` and the like, which no later save replaces.
+
+    Raises:
+        SaveError: there is none.
+    """
+    _save_as(folder / f"epoch{epoch:04}.pt", state)
+
+
+def present(folder: Path) -> list[Path]:
+    """The checkpoints that a run may continue from, the newest first."""
+    return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
 
 
 def load(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | None:
@@ -48,7 +94,7 @@ def load(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | N
     Raises:
         ValueError: there are checkpoints, and none is whole.
     """
-    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+    found = present(folder)
     damaged: list[tuple[Path, ValueError]] = []
     for path in found:
         try:
@@ -87,12 +133,27 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
+def _save_as(path: Path, state: dict[str, Any]) -> None:
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
 def _write_aside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    # Into memory first: where a disk is full, torch.save hides that behind an error about its own archive.
+    content = io.BytesIO()
+    write(content)
     aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with aside.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        # A read-only file system refuses this as well.
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
     return aside
 
 

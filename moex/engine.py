@@ -16,10 +16,11 @@ from moex.distributed import broadcast_buffers, gather_turns, rank, world_size
 from moex.exchange import FeatureExchange
 from moex.features import FeatureHook
 from moex.mixing import DropBlock, FeatureMixing, Operation, Plan, apply_plan, draw_plan
-from moex.optim import learning_rate
+from moex.optim import WeightAverage, learning_rate
 from moex.randomness import Purpose, generator, seed_network
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What autocast computes in; where a precision is not here, it is off.
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATION_BATCH = 500
 
 
@@ -28,17 +29,18 @@ class State:
     """A run at one moment.
 
     Attributes:
-        model: the network, as it is saved and evaluated.
+        model: the network that is trained.
         network: what a training step calls: the model, or its compiled form, sharing gradients among the ranks.
         hooks: what the mixing list does after layers of the model, by the operation's name and point.
         sizes: H and W in pixels, by point, where the mixing list needs them.
         optimizer: of the model's parameters.
         scaler: of fp16's gradients; disabled for other precisions.
-        steps_per_epoch: training steps of a whole epoch.
-        epoch: epochs done.
-        step: steps done in the current epoch.
         totals: sums over this rank's samples of the current epoch so far: their losses, and wrong predictions.
         first_bad_step: step of the current epoch whose loss was the first not to be finite here, or -1.
+        steps_per_epoch: training steps of a whole epoch.
+        average: of the model's weights; None where the weights themselves are evaluated.
+        epoch: epochs done.
+        step: steps done in the current epoch.
         history: one row an epoch.
         best: the row with the lowest test error.
         epoch_seconds: training in the current epoch so far, over all sessions.
@@ -55,6 +57,7 @@ class State:
     totals: Tensor
     first_bad_step: Tensor
     steps_per_epoch: int
+    average: WeightAverage | None = None
     epoch: int = 0
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -62,6 +65,11 @@ class State:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated, and whose weights are `best.pt`: the average, if there is one."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def global_step(self) -> int:
@@ -81,7 +89,7 @@ def backward(
         plan: what the mixing list does to these images.
         samples: what the sum of their losses is divided by.
         classes: K.
-        precision: a key of `PRECISIONS`.
+        precision: `fp32`, `tf32` (which `moex.run` switches on for the device), `bf16` or `fp16`.
 
     Returns:
         The sum of their losses, and the number of samples whose largest logit is not at their own label; both on the
@@ -103,6 +111,8 @@ def update(state: State) -> None:
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        state.average.update(state.model)
 
 
 def train_epoch(state: State, source: BatchSource, config: Config, *, classes: int) -> Iterator[float]:
@@ -231,5 +241,5 @@ def evaluate(model: nn.Module, source: BatchSource, *, precision: str) -> tuple[
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast context of a precision; it does nothing for fp32."""
-    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
+    """The autocast context of a precision; it does nothing for fp32 and tf32."""
+    return torch.autocast(device.type, dtype=HALF.get(precision), enabled=precision in HALF)

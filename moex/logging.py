@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from moex.checkpoint import write_atomically
+from moex.checkpoint import saving, write_atomically
 from moex.config import LoggerConfig
 
 
@@ -30,17 +30,21 @@ class TensorBoardLogger:
     def __init__(self, folder: Path, *, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._folder = folder / "tensorboard"
         # What a killed session logged after its last checkpoint is trained, and logged, again.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        with saving(self._folder):
+            self._writer = SummaryWriter(str(self._folder), purge_step=first_step)
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """See `Logger`."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with saving(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """See `Logger`."""
-        self._writer.close()
+        with saving(self._folder):
+            self._writer.close()
 
 
 class WandbLogger:

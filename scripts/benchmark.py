@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import moex
-from moex.config import parse
+from moex.config import channels_last, parse
 from moex.data.cifar import MEAN, STD
 from moex.data.source import BatchSource, draw_crops
 from moex.engine import backward, update
@@ -112,9 +112,9 @@ def exchange_variants(network: dict[str, Any]) -> Variants:
 def precision_variants(network: dict[str, Any]) -> Variants:
     """A training step with MoEx in plain float32 NCHW, and in the other forms."""
     forms: dict[str, dict[str, Any]] = {
-        "float32, NCHW": {},
+        "float32, NCHW": {"channels_last": False},
         "float32, channels_last": {"channels_last": True},
-        "bf16, NCHW": {"precision": "bf16"},
+        "bf16, NCHW": {"precision": "bf16", "channels_last": False},
         "bf16, channels_last": {"precision": "bf16", "channels_last": True},
         "bf16, channels_last, compile": {"precision": "bf16", "channels_last": True, "compile": True},
     }
@@ -167,7 +167,7 @@ def training_step(values: dict[str, Any], *, exchange: bool = False, second_pass
     steps = {"augmentation": {"steps": ["moex"] if exchange else []}}
     config = parse({"dataset": {"name": "cifar100"}} | values | steps)
     images, labels = random_images(config.batch_size)
-    source = create_source(images, labels, channels_last=config.runtime.channels_last)
+    source = create_source(images, labels, channels_last=channels_last(config.runtime))
     state = create_state(config, Sets(source, source, classes=100), DEVICE)
     state.model.train()
     if second_pass:

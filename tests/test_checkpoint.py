@@ -1,5 +1,8 @@
 """Checkpoints outlive kills, damage and full disks."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -92,17 +95,48 @@ def test_killed_between_any_two_renames(tmp_path, renames, monkeypatch):
     assert load(tmp_path)[0]["epoch"] == 2
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatch):
     path = tmp_path / "metrics.csv"
     checkpoint.write_atomically(path, lambda file: file.write(b"old"))
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, state(epoch))
+        checkpoint.save_best(tmp_path, state(epoch))
+        checkpoint.save_epoch(tmp_path, state(epoch), epoch=10)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full_disk(file):
-        file.write(b"ne")
-        raise OSError("No space left on device")
+    def full_disk(descriptor):
+        raise OSError(number, os.strerror(number))
 
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, full_disk)
-    assert path.read_bytes() == b"old"
+    monkeypatch.setattr(os, "fsync", full_disk)
+    for name, write in {
+        "metrics.csv": lambda: checkpoint.write_atomically(path, lambda file: file.write(b"new")),
+        "last.pt": lambda: checkpoint.save(tmp_path, state(3)),
+        "best.pt": lambda: checkpoint.save_best(tmp_path, state(3)),
+        "epoch0010.pt": lambda: checkpoint.save_epoch(tmp_path, state(3), epoch=10),
+    }.items():
+        with pytest.raises(checkpoint.SaveError, match=rf"cannot write .*{name}: {os.strerror(number)}$"):
+            write()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_rename_that_fails_leaves_a_whole_checkpoint(tmp_path, renames, monkeypatch):
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, state(epoch))
+    done, replace = [], type(tmp_path).replace
+
+    def refused(self, target):
+        if len(done) == renames:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", refused)
+    with pytest.raises(checkpoint.SaveError, match=r"last.pt: Read-only file system"):
+        checkpoint.save(tmp_path, state(3))
+    monkeypatch.undo()
+    assert checkpoint.read(checkpoint.present(tmp_path)[0])["epoch"] == 2
 
 
 def test_code_in_a_checkpoint_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from omegaconf import OmegaConf
 
-from moex.config import Config, parse, recipe, run_folder
+from moex.config import Config, channels_last, parse, recipe, run_folder
 
 REFUSED = {
     "misspelt key": ({"epoch": 3}, r"unknown key 'epoch'.*epochs"),
@@ -21,11 +21,15 @@ REFUSED = {
     "no samples": ({"limit_train": 0}, r"limit_train is 0"),
     "name of no folder": ({"name": "a/b"}, r"name is 'a/b'.*folder"),
     "unknown device": ({"runtime": {"device": "tpu"}}, r"one of auto, cpu, cuda"),
-    "unknown precision": ({"runtime": {"precision": "fp8"}}, r"one of fp32, bf16, fp16"),
+    "unknown precision": ({"runtime": {"precision": "fp8"}}, r"one of fp32, tf32, bf16, fp16"),
     "unknown schedule": ({"schedule": {"name": "linear"}}, r"one of step, cosine"),
     "negative rate": ({"optimizer": {"lr": -0.1}}, r"optimizer.lr is -0.1: it must be more than 0"),
     "rate not a number": ({"optimizer": {"lr": float("nan")}}, r"optimizer.lr is nan"),
     "Nesterov without momentum": ({"optimizer": {"nesterov": True, "momentum": 0}}, r"optimizer.nesterov"),
+    "an average that never moves": (
+        {"optimizer": {"ema_decay": 1}},
+        r"ema_decay is 1.0: .* between 0 and 1, or null",
+    ),
     "milestone in epochs": ({"schedule": {"milestones": [81, 122]}}, r"fractions of the epochs"),
     "milestones out of order": ({"schedule": {"milestones": [0.7, 0.5]}}, r"increasing"),
     "warm-up beyond the end": ({"epochs": 3, "schedule": {"warmup_epochs": 4}}, r"from 0 to epochs \(3\)"),
@@ -66,6 +70,10 @@ REFUSED = {
         {"batch_size": 1, "augmentation": {"steps": ["moex"]}},
         r"2 or more when samples are mixed",
     ),
+    "no epoch to keep": (
+        {"checkpoint": {"keep_every_epochs": 0}},
+        r"keep_every_epochs is 0: .* more than 0, or null",
+    ),
     "a checkpoint every 0 steps": ({"checkpoint": {"every_steps": 0}}, r"more than 0, or null"),
 }
 
@@ -98,7 +106,7 @@ SAME_FOLDER = [
     {"runtime": {"device": "cpu"}},
     {"model": {"options": {"memory_saving": True}}},
     {"logger": {"tensorboard": True}},
-    {"checkpoint": {"every_steps": 5}},
+    {"checkpoint": {"every_steps": 5, "keep_every_epochs": 10}},
     {"epochs": Config.epochs},
 ]
 OTHER_FOLDER = [
@@ -120,6 +128,19 @@ def test_what_does_not_change_the_numbers_keeps_the_folder(values):
 def test_what_changes_the_run_changes_the_folder():
     folders = {run_folder(parse(values)) for values in OTHER_FOLDER}
     assert len(folders | {run_folder(Config())}) == len(OTHER_FOLDER) + 1
+
+
+def test_channels_last_where_it_helps():
+    """Left to itself, it is the same run as with what it amounts to."""
+    for precision, chosen in {"fp32": False, "tf32": True, "bf16": True, "fp16": True}.items():
+        null, false, true = (
+            parse({"runtime": {"precision": precision, "channels_last": value}}) for value in (None, False, True)
+        )
+        assert [channels_last(config.runtime) for config in (null, false, true)] == [chosen, False, True]
+        assert recipe(null) == recipe(true if chosen else false)
+        assert run_folder(false) != run_folder(true)
+        assert recipe(true)["runtime.channels_last"]
+        assert "runtime.channels_last" not in recipe(false)
 
 
 def test_the_folder_is_readable_and_safe():

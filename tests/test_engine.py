@@ -180,6 +180,35 @@ def test_evaluation_leaves_the_network_alone():
         assert torch.equal(value, before[key])
 
 
+@pytest.mark.parametrize("use", ["all", "only"])
+def test_the_average_of_the_weights_follows_a_plain_loop(use):
+    """And does not change the training; the hooks of the mixing list stay with the model that is trained."""
+    values = {
+        "augmentation": {"steps": ["moex", "dropblock"], "dropblock": {"points": ["stage2"], "block_size": 3}},
+        "moments": {"use": use},
+    }
+    config, sets, state = build(values | {"optimizer": {"ema_decay": 0.8}})
+    expected = {name: value.clone() for name, value in state.model.state_dict().items()}
+    for _ in train_epoch(state, sets.train, config, classes=sets.classes):
+        for name, value in state.model.state_dict().items():
+            expected[name] = 0.8 * expected[name] + 0.2 * value if value.is_floating_point() else value.clone()
+    for name, value in state.evaluated.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+    plain_config, plain_sets, plain = build(values)
+    train(plain_config, plain_sets, plain)
+    assert plain.evaluated is plain.model
+    for ours, theirs in zip(state.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+    # What a network of the average's weights, built afresh, answers.
+    plain.model.load_state_dict(state.evaluated.state_dict())
+    (ours, _), (theirs, _) = (
+        evaluate(network, sets.test, precision="fp32") for network in (state.evaluated, plain.model)
+    )
+    assert torch.equal(ours, theirs)
+
+
 @pytest.mark.long
 def test_compiled_follows_eager():
     values = {"augmentation": {"steps": ["moex"]}, "epochs": 2, "optimizer": {"lr": 0.02}}

@@ -28,6 +28,7 @@ def test_every_experiment(name):
     check_network(config)
     assert config.name == name
     assert (config.runtime.devices, config.runtime.accumulation) == (1, 1)  # On any machine.
+    assert config.optimizer.ema_decay is None
     lines = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
     head = [line.removeprefix("# ") for line in lines[1 : len(HEAD) + 1]]
     assert [line.split()[0] for line in head] == list(HEAD)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from moex.config import OptimizerConfig, ScheduleConfig
-from moex.optim import create_optimizer, learning_rate
+from moex.optim import WeightAverage, create_optimizer, learning_rate
 
 STEPS = 10
 
@@ -103,3 +103,24 @@ def test_a_first_step_that_overflows_leaves_no_trace():
             plain.step()
         for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs)
+
+
+def test_the_average_is_a_plain_loop():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+    average = WeightAverage(model, 0.7)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = create_optimizer(model, OptimizerConfig())
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(5, 3, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+        average.update(model)
+        for name, value in model.state_dict().items():
+            expected[name] = 0.7 * expected[name] + 0.3 * value if value.is_floating_point() else value
+    found = average.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    assert int(found["1.num_batches_tracked"]) == 4
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -186,6 +187,45 @@ def test_a_damaged_checkpoint(tmp_path):
     printed, _ = process.communicate(timeout=60)
     assert "last.pt is damaged" in printed
     assert "continuing" in printed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, with room for two checkpoints and not for three, and what makes it larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "none", str(disk)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    if not mount("size=1100k"):
+        pytest.skip("only root can mount a small file system")
+    yield disk, lambda: mount("remount", "size=20m")
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, small_disk):
+    disk, enlarge = small_disk
+    command = (*QUICK, "seed=2")
+    code, printed = run(*command, f"output_root={disk}", cwd=tmp_path)
+    assert code == 1, printed
+    *_, error, advice = printed.splitlines()
+    last = next(disk.rglob("last.pt"))
+    assert error == f"error: cannot write {last.with_name('best.pt')}: No space left on device"
+    assert advice == f"{last} is whole: once there is room, the same command continues from it"
+    assert "Traceback" not in printed
+    assert not list(disk.rglob("*.tmp"))
+
+    assert enlarge()
+    code, printed = run(*command, f"output_root={disk}", cwd=tmp_path)
+    assert code == 0, printed
+    assert "after epoch 1, step 0" in printed
+    code, printed = run(*command, f"output_root={tmp_path / 'roomy'}", cwd=tmp_path)
+    assert code == 0, printed
+    for name in ("logits", "best_logits"):
+        ours, theirs = (predictions(folders(root)[0])[name] for root in (disk, tmp_path / "roomy"))
+        assert np.array_equal(ours, theirs)
 
 
 def test_a_sweep_goes_on_after_a_failed_job(tmp_path):

@@ -35,7 +35,13 @@ def check(config: Config) -> None:
     counts = ("epochs", "batch_size", "limit_train", "limit_test", "logger.every_steps")
     for key in (*counts, "runtime.devices", "runtime.nodes", "runtime.accumulation"):
         _require(flat[key] is None or flat[key] >= 1, key, flat[key], "1 or more")
-    for key in ("checkpoint.every_steps", "checkpoint.every_minutes", "runtime.max_minutes"):
+    spans = (
+        "checkpoint.every_steps",
+        "checkpoint.every_minutes",
+        "checkpoint.keep_every_epochs",
+        "runtime.max_minutes",
+    )
+    for key in spans:
         _require(flat[key] is None or flat[key] > 0, key, flat[key], "more than 0, or null")
     _check_nodes(config.runtime)
     _check_optimizer(config)
@@ -63,6 +69,8 @@ def _check_optimizer(config: Config) -> None:
     _require(0 < optimizer.lr < float("inf"), "optimizer.lr", optimizer.lr, "more than 0")
     _require(0 <= optimizer.momentum < 1, "optimizer.momentum", optimizer.momentum, "in [0, 1)")
     _require(optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "0 or more")
+    decay = optimizer.ema_decay
+    _require(decay is None or 0 < decay < 1, "optimizer.ema_decay", decay, "between 0 and 1, or null")
     _require(
         not optimizer.nesterov or optimizer.momentum > 0,
         "optimizer.nesterov",

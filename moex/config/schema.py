@@ -135,12 +135,16 @@ class MomentsConfig:
 
 @dataclass
 class OptimizerConfig:
-    """SGD with momentum; weight decay acts on every parameter, as published."""
+    """SGD with momentum; weight decay acts on every parameter, as published.
+
+    With `ema_decay`, an exponential moving average of the weights is evaluated in their place.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    ema_decay: float | None = None
 
 
 @dataclass
@@ -158,7 +162,8 @@ class ScheduleConfig:
 class RuntimeConfig:
     """How machines are used: `devices` processes, one a device, on each of `nodes`; together they train a batch.
 
-    `accumulation` is the number of turns in which each of them takes its share of the batch.
+    `accumulation` is the number of turns in which each of them takes its share of the batch. `channels_last` null:
+    where it helps (see `moex.config.channels_last`).
     """
 
     device: str = "auto"
@@ -171,7 +176,7 @@ class RuntimeConfig:
     max_minutes: float | None = None
     precision: str = "fp32"
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     deterministic: bool = False
 
 
@@ -187,10 +192,11 @@ class LoggerConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When to save besides the end of each epoch; null: never."""
+    """When to save besides the end of each epoch, and every which epoch's checkpoint stays; null: never, none."""
 
     every_steps: int | None = None
     every_minutes: float | None = 10.0
+    keep_every_epochs: int | None = None
 
 
 @dataclass
@@ -220,7 +226,7 @@ CHOICES = {
     "moments.use": ("all", "only", "removed"),
     "schedule.name": ("step", "cosine"),
     "runtime.device": ("auto", "cpu", "cuda"),
-    "runtime.precision": ("fp32", "bf16", "fp16"),
+    "runtime.precision": ("fp32", "tf32", "bf16", "fp16"),
 }
 MIXING_STEPS = ("mixup", "cutmix", "moex", "manifold_mixup", "feature_cutmix")
 # What belongs to the loss or the network, and happens in every step.

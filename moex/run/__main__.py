@@ -41,9 +41,9 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
-    if processes.world_size == 1:
-        return train_rank(job, processes, stop)
     try:
+        if processes.world_size == 1:
+            return train_rank(job, processes, stop)
         return run_ranks(train_rank, job, processes, layout=processes)
     except RankError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

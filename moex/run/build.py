@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from moex import data, models
-from moex.config import IMAGES, Config, MoExConfig
+from moex.config import IMAGES, Config, MoExConfig, channels_last
 from moex.data.source import BatchSource
 from moex.distributed import local_rank, share_gradients, world_size
 from moex.engine import State, ordered
 from moex.exchange import ComponentExchange, FeatureExchange, MomentExchange, OrderExchange
 from moex.features import FeatureHook, resolve_layer
 from moex.mixing import KINDS, DropBlock, FeatureMixing, Operation, points_of_step
-from moex.optim import create_optimizer
+from moex.optim import WeightAverage, create_optimizer
 from moex.randomness import seed_network
 from moex.statistics import keep_moments, remove_moments
 
@@ -59,9 +59,11 @@ def choose_device(config: Config) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not runtime.deterministic
-    # fp32 means float32: no TensorFloat-32, which torch takes for convolutions unless told otherwise.
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    # fp32 means float32: no TensorFloat-32, which torch takes for convolutions unless told otherwise. On the CPU
+    # tf32 means float32 too, where torch would take what the processor has.
+    tf32 = runtime.precision == "tf32" and device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     return device
 
 
@@ -186,7 +188,7 @@ def load_sets(config: Config, device: torch.device) -> Sets:
             padding=padding,
             flip=flip,
             device=device,
-            channels_last=config.runtime.channels_last,
+            channels_last=channels_last(config.runtime),
         )
 
     return Sets(
@@ -199,13 +201,15 @@ def load_sets(config: Config, device: torch.device) -> Sets:
 def create_state(config: Config, sets: Sets, device: torch.device) -> State:
     """The run before its first step: the weights depend on the configuration and the seed alone."""
     seed_network(config.seed)
-    memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if channels_last(config.runtime) else torch.contiguous_format
     model = create_model(config).to(device).to(memory_format=memory_format)
     if config.runtime.sync_batchnorm and world_size() > 1:
         # timm's, which knows the layers that combine BatchNorm with an activation.
         from timm.layers.norm_act import convert_sync_batchnorm
 
         model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    decay = config.optimizer.ema_decay
+    average = None if decay is None else WeightAverage(model, decay)
     # The hooks are there before compilation, so that they are compiled too.
     hooks = attach_hooks(model, config)
     if config.runtime.compile:
@@ -223,4 +227,5 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
         totals=torch.zeros(2, dtype=torch.float64, device=device),
         first_bad_step=torch.tensor(-1, device=device),
         steps_per_epoch=-(-len(sets.train) // config.batch_size),
+        average=average,
     )

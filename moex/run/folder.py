@@ -72,6 +72,8 @@ def resume(state: State, saved: dict[str, Any] | None, command: str, *, folder: 
     """Puts a run where a checkpoint left it, if there is one, and opens a session of it."""
     if saved is not None:
         state.model.load_state_dict(saved["model"])
+        if state.average is not None:
+            state.average.model.load_state_dict(saved["average"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.scaler.load_state_dict(saved["scaler"])
         if rank() == 0:
@@ -92,30 +94,36 @@ def resume(state: State, saved: dict[str, Any] | None, command: str, *, folder: 
 
 
 def save(state: State, folder: Path, config: Config) -> None:
-    """Saves a checkpoint, unless something in it is not finite. All ranks call it, and rank 0 writes.
+    """Saves a checkpoint, unless something in it is not finite, and keeps it if the configuration says so.
+
+    All ranks call it, and rank 0 writes.
 
     Raises:
         NonFiniteError: nothing was saved.
+        SaveError: a file could not be written.
     """
     totals = check_finite(state, folder, config)
     if rank() > 0:
         return
-    checkpoint.save(
-        folder / "checkpoints",
-        {
-            "model": state.model.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "scaler": state.scaler.state_dict(),
-            "totals": totals,
-            "epoch": state.epoch,
-            "step": state.step,
-            "history": state.history,
-            "best": state.best,
-            "epoch_seconds": state.epoch_seconds,
-            "seconds": state.seconds,
-            "sessions": state.sessions,
-        },
-    )
+    content = {
+        "model": state.model.state_dict(),
+        "average": None if state.average is None else state.average.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "totals": totals,
+        "epoch": state.epoch,
+        "step": state.step,
+        "history": state.history,
+        "best": state.best,
+        "epoch_seconds": state.epoch_seconds,
+        "seconds": state.seconds,
+        "sessions": state.sessions,
+    }
+    every = config.checkpoint.keep_every_epochs
+    if every is not None and state.step == 0 and state.epoch % every == 0:
+        # Before the last: killed in between, the run ends this epoch once more, and keeps it again.
+        checkpoint.save_epoch(folder / "checkpoints", content, epoch=state.epoch)
+    checkpoint.save(folder / "checkpoints", content)
 
 
 def check_finite(state: State, folder: Path, config: Config) -> list[float]:
@@ -141,10 +149,9 @@ def check_finite(state: State, folder: Path, config: Config) -> list[float]:
 def non_finite(what: str, state: State, folder: Path, config: Config, *, step: int) -> NonFiniteError:
     """The error that names a step of the current epoch, its learning rate and the last good checkpoint."""
     lr = learning_rate_at(state, config, step=step)
-    last = folder / "checkpoints" / checkpoint.LAST
     return NonFiniteError(
         f"{what} is not finite at epoch {state.epoch + 1}, step {step + 1} (learning rate {lr:g}). "
-        f"Last good checkpoint: {last if last.exists() else 'none'}. Try a lower optimizer.lr or another seed."
+        f"Last good checkpoint: {last_checkpoint(folder) or 'none'}. Try a lower optimizer.lr or another seed."
     )
 
 
@@ -161,6 +168,11 @@ def write_heartbeat(folder: Path, state: State, config: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(heartbeat) + "\n"
     checkpoint.write_atomically(folder / "heartbeat.json", lambda file: file.write(text.encode()))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint from which the run in a folder would continue; None before the first."""
+    return next(iter(checkpoint.present(folder / "checkpoints")), None)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

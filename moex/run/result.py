@@ -42,13 +42,13 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
         The content of `result.json`: metrics are fractions.
     """
     precision = config.runtime.precision
-    logits, labels = evaluate(state.model, sets.test, precision=precision)
+    logits, labels = evaluate(state.evaluated, sets.test, precision=precision)
     measured = metrics.evaluate(logits, labels)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
     best_weights = broadcast(_read_best(state, folder, console) if rank() == 0 else None)
     if best_weights is not None:
-        state.model.load_state_dict(best_weights)
-        arrays["best_logits"] = evaluate(state.model, sets.test, precision=precision)[0].numpy()
+        state.evaluated.load_state_dict(best_weights)
+        arrays["best_logits"] = evaluate(state.evaluated, sets.test, precision=precision)[0].numpy()
     result = _summary(state, config, measured)
     if rank() > 0:
         return result
@@ -57,7 +57,8 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
     )
     # A run that was killed after its last checkpoint has not written its last row.
     write_metrics(folder, state.history)
-    save_run_figures(folder)
+    with checkpoint.saving(folder / "figures"):
+        save_run_figures(folder)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     checkpoint.write_atomically(folder / "result.json", lambda file: file.write(text.encode()))
     return result

@@ -2,15 +2,16 @@
 
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
-from moex.distributed import STOPPED, Layout, StopRequest, broadcast, gather, join, rank
+from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
 from moex.run.build import choose_device, create_state, load_sets
-from moex.run.folder import NonFiniteError, claim, read_result, resume
+from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
 from moex.run.result import finish, show
 from moex.run.training import Stopped, TimeOver, train
 
@@ -25,6 +26,9 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
 
     Returns:
         The exit code, the same on every rank. What there is to say was printed by rank 0.
+
+    Raises:
+        RankError: a file could not be written.
     """
     config = parse(job["config"])
     folder = run_folder(config)
@@ -47,7 +51,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
         faults = [fault for fault in gather(fault) if fault is not None]
         result, saved = broadcast((result, saved))
         if faults:
-            return tell(f"error: {faults[0]}", code=1)
+            return _tell(f"error: {faults[0]}", code=1)
         if result is None:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
@@ -56,18 +60,28 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             resume(state, saved, job["command"], folder=folder, console=console)
             try:
                 train(state, sets, config, folder, stop=stop, console=console)
+                result = finish(state, sets, config, folder, console=console)
             except NonFiniteError as error:
-                return tell(f"error: {error}", code=1)
+                return _tell(f"error: {error}", code=1)
             except Stopped as stopped:
-                return tell(str(stopped), code=STOPPED)
+                return _tell(str(stopped), code=STOPPED)
             except TimeOver as over:
-                return tell(str(over), code=0)
-            result = finish(state, sets, config, folder, console=console)
+                return _tell(str(over), code=0)
+            except checkpoint.SaveError as error:
+                # This rank alone knows: as an error it ends the others.
+                raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)
     return 0
 
 
-def tell(text: str, *, code: int) -> int:
+def _how_to_continue(folder: Path) -> str:
+    whole = last_checkpoint(folder)
+    if whole is None:
+        return "there is no checkpoint yet: once there is room, the same command starts again"
+    return f"{whole} is whole: once there is room, the same command continues from it"
+
+
+def _tell(text: str, *, code: int) -> int:
     """Says why a run ends before it is finished, once, and returns the exit code."""
     if rank() == 0:
         print(text, file=sys.stderr if code == 1 else sys.stdout, flush=True)

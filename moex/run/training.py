@@ -148,7 +148,7 @@ def _train_epoch(
     seconds = clock.tick()
     state.epoch_seconds += seconds
     last_step = state.steps_per_epoch - 1
-    logits, labels = evaluate(state.model, sets.test, precision=config.runtime.precision)
+    logits, labels = evaluate(state.evaluated, sets.test, precision=config.runtime.precision)
     if not logits.isfinite().all():
         raise non_finite("a logit of the test set", state, folder, config, step=last_step)
     loss, wrong = (total / len(sets.train) for total in totals)
@@ -167,7 +167,7 @@ def _train_epoch(
     if not state.best or row["test_error"] < state.best["test_error"]:
         state.best = row
         if rank() == 0:
-            checkpoint.save_best(folder / "checkpoints", {"model": state.model.state_dict(), **row})
+            checkpoint.save_best(folder / "checkpoints", {"model": state.evaluated.state_dict(), **row})
     state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
     save(state, folder, config)

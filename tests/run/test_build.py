@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moex.config import parse
+from moex.config import channels_last, parse
 from moex.engine import train_epoch
 from moex.run.build import check_network, choose_device, create_state, load_sets
 from moex.statistics import keep_moments, remove_moments
@@ -76,10 +76,33 @@ def test_accepted_points(layer):
 
 
 def test_cuda_must_be_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=r"no CUDA device: use auto or cpu"):
         choose_device(parse({"runtime": {"device": "cuda"}}))
     assert choose_device(parse({})) == CPU
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_tensor_float_32_where_it_is_asked_for_and_there(monkeypatch, precision, there):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(there))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    choose_device(parse({"runtime": {"precision": precision}}))
+    switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert switches == ((True, True) if there and precision == "tf32" else (False, False))
+    assert there or torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    choose_device(parse({}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_and_batches_lie_in_memory_alike(precision, cifar100_root):
+    config = parse({"runtime": {"precision": precision}, "dataset": {"name": "cifar100", "root": str(cifar100_root)}})
+    sets = load_sets(config, CPU)
+    state = create_state(config, sets, CPU)
+    images, _ = sets.train.batch(torch.arange(4))
+    last = channels_last(config.runtime)
+    for tensor in (images, state.model.stage1[0].conv1.weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_the_seed_alone_decides_the_first_weights():

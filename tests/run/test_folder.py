@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from moex import checkpoint
 from moex.config import parse
 from moex.run.folder import NonFiniteError, check_folder, claim, read_result, save
 from moex.run.training import Stopped, train
@@ -72,29 +73,59 @@ sys.stdin.read()
     claim(folder, config).release()
 
 
-def test_stopped_and_resumed_it_ends_in_the_same_bits(build, reopen, tmp_path):
-    config, folder, sets, state = build(tmp_path / "unbroken", augmentation={"steps": ["moex"]})
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_stopped_and_resumed_it_ends_in_the_same_bits(build, reopen, tmp_path, ema_decay):
+    values = {"augmentation": {"steps": ["moex"]}, "optimizer": {"ema_decay": ema_decay}}
+    config, folder, sets, state = build(tmp_path / "unbroken", **values)
     console = Console(quiet=True)
     train(state, sets, config, folder, stop=threading.Event(), console=console)
 
     stop = threading.Event()
     stop.set()
     for _ in range(2 * state.steps_per_epoch):  # Stopped after each single step.
-        config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
+        config, folder, sets, broken = build(tmp_path / "broken", **values)
         reopen(broken, folder, console)
         with pytest.raises(Stopped, match="saved"):
             train(broken, sets, config, folder, stop=stop, console=console)
-    config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
+    config, folder, sets, broken = build(tmp_path / "broken", **values)
     reopen(broken, folder, console)
     train(broken, sets, config, folder, stop=threading.Event(), console=console)
-    for ours, theirs in zip(broken.model.state_dict().values(), state.model.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+    for ours, theirs in ((broken.model, state.model), (broken.evaluated, state.evaluated)):
+        for value, same in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+            assert torch.equal(value, same)
     timing = {"seconds", "images_per_second"}
     for ours, theirs in zip(broken.history, state.history, strict=True):
         assert {key: ours[key] for key in ours.keys() - timing} == {
             key: theirs[key] for key in theirs.keys() - timing
         }
     assert read_result(folder) is None
+
+
+def test_every_other_epoch_is_kept(build, reopen, tmp_path, monkeypatch):
+    """Whole, also if the run is killed between keeping an epoch and saving it as the last."""
+    values = {"epochs": 5, "checkpoint": {"keep_every_epochs": 2, "every_steps": 1}, "limit_train": 64}
+    config, folder, sets, state = build(tmp_path, **values)
+    save_last, console = checkpoint.save, Console(quiet=True)
+
+    def killed(folder, content):
+        if (content["epoch"], content["step"]) == (2, 0):
+            raise KeyboardInterrupt
+        save_last(folder, content)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    reopen(state, folder, console)
+    with pytest.raises(KeyboardInterrupt):
+        train(state, sets, config, folder, stop=threading.Event(), console=console)
+    monkeypatch.undo()
+    assert checkpoint.read(folder / "checkpoints" / "last.pt")["epoch"] == 1
+    config, folder, sets, state = build(tmp_path, **values)
+    reopen(state, folder, console)
+    train(state, sets, config, folder, stop=threading.Event(), console=console)
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"last.pt", "previous.pt", "best.pt", "epoch0002.pt", "epoch0004.pt"}
+    for epoch in (2, 4):
+        kept = checkpoint.read(folder / "checkpoints" / f"epoch{epoch:04}.pt")
+        assert (kept["epoch"], kept["step"], len(kept["history"])) == (epoch, 0, epoch)
 
 
 def test_what_is_not_finite_is_not_saved(build, tmp_path):
