@@ -48,6 +48,7 @@ __all__ = [
     "RuntimeConfig",
     "ScheduleConfig",
     "channels_last",
+    "flatten",
     "known_keys",
     "parse",
     "recipe",

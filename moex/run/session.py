@@ -1,5 +1,6 @@
 """One rank of a run, from the data to the result."""
 
+import dataclasses
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from moex import checkpoint
-from moex.config import parse, run_folder
+from moex.config import Config, parse, run_folder
 from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
+from moex.engine import State
+from moex.logging import Loggers, create_loggers
 from moex.run.build import choose_device, create_state, load_sets
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
 from moex.run.result import finish, show
@@ -59,8 +62,10 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             state = create_state(config, sets, device)
             resume(state, saved, job["command"], folder=folder, console=console)
             try:
-                train(state, sets, config, folder, stop=stop, console=console)
-                result = finish(state, sets, config, folder, console=console)
+                with _open_loggers(state, config, folder, console) as loggers:
+                    train(state, sets, config, folder, stop=stop, loggers=loggers, console=console)
+                    result = finish(state, sets, config, folder, console=console)
+                    loggers.finish(result, figures=sorted((folder / "figures").glob("*.png")), step=state.global_step)
             except NonFiniteError as error:
                 return _tell(f"error: {error}", code=1)
             except Stopped as stopped:
@@ -72,6 +77,14 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)
     return 0
+
+
+def _open_loggers(state: State, config: Config, folder: Path, console: Console) -> Loggers:
+    if rank() > 0:
+        return Loggers({}, console=console)
+    return create_loggers(
+        config.logger, folder, done=state.global_step, full_config=dataclasses.asdict(config), console=console
+    )
 
 
 def _how_to_continue(folder: Path) -> str:

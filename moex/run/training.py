@@ -1,6 +1,5 @@
 """The epochs of a run: train, look, save, evaluate, record. Every rank runs them; rank 0 writes and prints."""
 
-import dataclasses
 import time
 from enum import IntEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from moex import checkpoint, metrics
 from moex.config import Config
 from moex.distributed import Agreement, StopRequest, rank
 from moex.engine import State, evaluate, learning_rate_at, train_epoch
-from moex.logging import Logger, ProgressDisplay, create_loggers, write_metrics
+from moex.logging import Loggers, ProgressDisplay, write_metrics
 from moex.run.build import Sets
 from moex.run.folder import check_finite, non_finite, save, write_heartbeat
 
@@ -78,7 +77,16 @@ class Clock:
         return Wish.GO_ON
 
 
-def train(state: State, sets: Sets, config: Config, folder: Path, *, stop: StopRequest, console: Console) -> None:
+def train(
+    state: State,
+    sets: Sets,
+    config: Config,
+    folder: Path,
+    *,
+    stop: StopRequest,
+    loggers: Loggers,
+    console: Console,
+) -> None:
     """Trains the epochs that are left, and saves as it goes.
 
     Raises:
@@ -86,11 +94,6 @@ def train(state: State, sets: Sets, config: Config, folder: Path, *, stop: StopR
         TimeOver: `runtime.max_minutes` are over; everything up to now is saved.
         NonFiniteError: the loss or a weight is not finite.
     """
-    loggers = (
-        create_loggers(config.logger, folder, first_step=state.global_step, full_config=dataclasses.asdict(config))
-        if rank() == 0
-        else []
-    )
     display = ProgressDisplay(
         console, epochs=config.epochs, steps_per_epoch=state.steps_per_epoch, done=state.global_step
     )
@@ -101,8 +104,6 @@ def train(state: State, sets: Sets, config: Config, folder: Path, *, stop: StopR
             _train_epoch(
                 state, sets, config, folder, clock=clock, agreement=agreement, loggers=loggers, display=display
             )
-    for logger in loggers:
-        logger.close()
 
 
 def _train_epoch(
@@ -113,7 +114,7 @@ def _train_epoch(
     *,
     clock: Clock,
     agreement: Agreement,
-    loggers: list[Logger],
+    loggers: Loggers,
     display: ProgressDisplay,
 ) -> None:
     def samples() -> int:
@@ -128,8 +129,7 @@ def _train_epoch(
             loss, speed = loss_sum / samples(), samples() / state.epoch_seconds
             display.loss(loss, images_per_second=speed)
             values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
-            for logger in loggers:
-                logger.log(values, step=state.global_step)
+            loggers.log(values, step=state.global_step)
         wish = agreement.settle(clock.wish())
         every_steps = config.checkpoint.every_steps
         if wish >= Wish.SAVE or (every_steps is not None and state.step % every_steps == 0):
@@ -175,5 +175,4 @@ def _train_epoch(
     if rank() == 0:
         write_metrics(folder, state.history)
     display.epoch(row)
-    for logger in loggers:
-        logger.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)
+    loggers.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)

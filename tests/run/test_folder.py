@@ -10,10 +10,12 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse
+from moex.logging import Loggers
 from moex.run.folder import NonFiniteError, check_folder, claim, read_result, save
 from moex.run.training import Stopped, train
 
 CPU = torch.device("cpu")
+NO_LOGGERS = Loggers({}, console=Console(quiet=True))
 
 
 def test_a_folder_of_another_recipe_is_refused(build, tmp_path):
@@ -78,7 +80,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(build, reopen, tmp_path, e
     values = {"augmentation": {"steps": ["moex"]}, "optimizer": {"ema_decay": ema_decay}}
     config, folder, sets, state = build(tmp_path / "unbroken", **values)
     console = Console(quiet=True)
-    train(state, sets, config, folder, stop=threading.Event(), console=console)
+    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
 
     stop = threading.Event()
     stop.set()
@@ -86,10 +88,10 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(build, reopen, tmp_path, e
         config, folder, sets, broken = build(tmp_path / "broken", **values)
         reopen(broken, folder, console)
         with pytest.raises(Stopped, match="saved"):
-            train(broken, sets, config, folder, stop=stop, console=console)
+            train(broken, sets, config, folder, stop=stop, loggers=NO_LOGGERS, console=console)
     config, folder, sets, broken = build(tmp_path / "broken", **values)
     reopen(broken, folder, console)
-    train(broken, sets, config, folder, stop=threading.Event(), console=console)
+    train(broken, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
     for ours, theirs in ((broken.model, state.model), (broken.evaluated, state.evaluated)):
         for value, same in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
             assert torch.equal(value, same)
@@ -115,12 +117,12 @@ def test_every_other_epoch_is_kept(build, reopen, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", killed)
     reopen(state, folder, console)
     with pytest.raises(KeyboardInterrupt):
-        train(state, sets, config, folder, stop=threading.Event(), console=console)
+        train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
     monkeypatch.undo()
     assert checkpoint.read(folder / "checkpoints" / "last.pt")["epoch"] == 1
     config, folder, sets, state = build(tmp_path, **values)
     reopen(state, folder, console)
-    train(state, sets, config, folder, stop=threading.Event(), console=console)
+    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
     names = {path.name for path in (folder / "checkpoints").iterdir()}
     assert names == {"last.pt", "previous.pt", "best.pt", "epoch0002.pt", "epoch0004.pt"}
     for epoch in (2, 4):
@@ -143,4 +145,4 @@ def test_what_is_not_finite_is_not_saved(build, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run(build, tmp_path):
     config, folder, sets, state = build(tmp_path, optimizer={"lr": 1e20}, logger={"every_steps": 1})
     with pytest.raises(NonFiniteError, match=r"not finite at epoch 1, step \d \(learning rate 1e\+20\)"):
-        train(state, sets, config, folder, stop=threading.Event(), console=Console(quiet=True))
+        train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=Console(quiet=True))

@@ -15,12 +15,14 @@ from rich.console import Console
 from moex import checkpoint
 from moex.config import parse, run_folder
 from moex.engine import evaluate
+from moex.logging import Loggers
 from moex.run.build import create_state, load_sets
 from moex.run.folder import read_result
 from moex.run.result import finish
 from moex.run.training import train
 
 CPU = torch.device("cpu")
+NO_LOGGERS = Loggers({}, console=Console(quiet=True))
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def trained(reopen, tmp_path, request):
     folder = run_folder(config)
     console = Console(record=True, width=300)
     reopen(state, folder, console)
-    train(state, sets, config, folder, stop=threading.Event(), console=Console(quiet=True))
+    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=Console(quiet=True))
     return state, sets, config, folder, console
 
 
