@@ -30,8 +30,8 @@ from moex.config import RuntimeConfig
 
 T = TypeVar("T")
 
-# Each asks a run to save and to end; SLURM warns by one of the latter two.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Each asks a run to save and to end; SLURM warns by one of the latter two, and W&B's page stops a run by SIGINT.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # The exit code of a run that they ended.
 STOPPED = 128 + signal.SIGTERM
 # Seconds that the nodes wait for each other at the start.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -33,6 +34,9 @@ def no_wandb_key(monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", "/dev/null")
+    yield
+    # Its own process would otherwise serve the runs that later tests start.
+    wandb.teardown()
 
 
 @pytest.fixture
@@ -52,6 +56,8 @@ def read_wandb():
     """The records of W&B's offline sessions in a run's folder, a list a session, in their order."""
 
     def read(folder):
+        # Its own process closes the files, some time after Run.finish has returned.
+        wandb.teardown()
         paths = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
         return [list(wandb_records(path.read_bytes())) for path in paths]
 
