@@ -1,13 +1,14 @@
-"""What a run tells: the bar, the lines, the table of epochs."""
+"""What a run tells: the bar, the lines, the table of epochs, TensorBoard and W&B."""
 
 import io
 import time
 
 import numpy as np
 import pandas as pd
+import pytest
 from rich.console import Console
 
-from moex.logging import ProgressDisplay, write_metrics
+from moex.logging import Loggers, ProgressDisplay, WandbLogger, write_metrics
 
 ROW = {
     "epoch": 1,
@@ -53,3 +54,66 @@ def test_metrics_are_read_back_to_the_last_bit(tmp_path):
     write_metrics(tmp_path, history)
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert table.to_dict("records") == history
+
+
+@pytest.mark.usefixtures("no_wandb_key")
+def test_wandb_keeps_every_row_and_a_run_for_each_folder(tmp_path, read_wandb, wandb_history):
+    folders = [tmp_path / name for name in ("seed0", "seed1")]
+    for folder in folders:
+        folder.mkdir()
+        logger = WandbLogger(folder, project="moex", config={"optimizer": {"lr": 0.1}})
+        for step in (1, 2, 3, 2, 3):
+            logger.log({"step/loss": step / 3}, step=step)
+        logger.close(finished=True)
+    ((ours,), (theirs,)) = map(read_wandb, folders)
+    assert wandb_history([ours])["step/loss"] == [(step, step / 3) for step in (1, 2, 3, 2, 3)]
+    ids = {record.run.run_id for record in ours + theirs if record.HasField("run")}
+    assert len(ids) == 2
+
+
+class Recorder:
+    """A logger that keeps what it is told, and fails at one point."""
+
+    def __init__(self, told, *, fails_at=None):
+        self.told, self.fails_at = told, fails_at
+        self.tell("create")
+
+    def tell(self, point):
+        if point == self.fails_at:
+            raise RuntimeError("no [luck]\nat all")
+        self.told.append(point)
+
+    def log(self, values, *, step):
+        self.tell("log")
+
+    def finish(self, result, *, figures, step):
+        self.tell("finish")
+
+    def close(self, *, finished):
+        self.tell("close")
+
+
+@pytest.mark.parametrize("point", ["create", "log", "finish", "close"])
+def test_one_that_fails_is_reported_once_and_left_out(point):
+    bad, good, console = [], [], Console(file=io.StringIO(), width=200)
+    factories = {"bad": lambda: Recorder(bad, fails_at=point), "good": lambda: Recorder(good)}
+    with Loggers(factories, console=console) as loggers:
+        for step in (1, 2):
+            loggers.log({"loss": 1.0}, step=step)
+        loggers.finish({}, figures=[], step=2)
+    assert good == ["create", "log", "log", "finish", "close"]
+    assert bad == [*good[: good.index(point)], *(["close"] if point in ("log", "finish") else [])]
+    assert console.file.getvalue() == "warning: bad failed (no [luck]): the run goes on without it\n"
+
+
+def test_they_are_told_whether_the_run_finished():
+    class Closed(Recorder):
+        def close(self, *, finished):
+            self.told.append(finished)
+
+    told = []
+    with Loggers({"log": lambda: Closed(told)}, console=Console()):
+        pass
+    with pytest.raises(KeyboardInterrupt), Loggers({"log": lambda: Closed(told)}, console=Console()):
+        raise KeyboardInterrupt
+    assert told == ["create", True, "create", False]

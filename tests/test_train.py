@@ -51,7 +51,7 @@ def content(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_a_run_and_its_second_start(tmp_path):
+def test_a_run_and_its_second_start(tmp_path, read_tensorboard, read_wandb, wandb_history):
     code, printed = run(*QUICK, "logger=both", "name=first", cwd=tmp_path)
     assert code == 0, printed
     (folder,) = folders(tmp_path)
@@ -79,13 +79,13 @@ def test_a_run_and_its_second_start(tmp_path):
         assert figure.stat().st_size > 10_000
         assert str(figure.relative_to(tmp_path)) in printed
 
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
+    events = read_tensorboard(folder)
     logged = [event.value for event in events.Scalars("epoch/test_error")]
     assert logged == pytest.approx(table["test_error"].tolist())
-    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert [event.value for event in events.Scalars("last/error")] == pytest.approx([error])
+    sessions = read_wandb(folder)
+    assert [value for _, value in wandb_history(sessions)["epoch/test_error"]] == table["test_error"].tolist()
+    assert sessions[0][-1].HasField("exit")
 
     before = content(folder)
     code, printed = run(*QUICK, "name=first", cwd=tmp_path)

@@ -45,6 +45,7 @@ __all__ = [
     "MoExConfig",
     "OptimizerConfig",
     "ScheduleConfig",
+    "flatten",
     "known_keys",
     "parse",
     "recipe",

@@ -3,6 +3,7 @@
 `moex.launch` starts it. It ends when its standard input closes, so that no worker outlives its parent.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 from rich.console import Console
 
 from moex.config import parse, run_folder
+from moex.logging import create_loggers
 from moex.run.build import check_network, choose_device, create_state, load_sets
 from moex.run.folder import NonFiniteError, check_folder, claim, read_result, resume
 from moex.run.result import finish, show
@@ -50,8 +52,12 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     try:
-        train(state, sets, config, folder, stop=stop, console=console)
-        result = finish(state, sets, config, folder, console=console)
+        with create_loggers(
+            config.logger, folder, done=state.global_step, full_config=dataclasses.asdict(config), console=console
+        ) as loggers:
+            train(state, sets, config, folder, stop=stop, loggers=loggers, console=console)
+            result = finish(state, sets, config, folder, console=console)
+            loggers.finish(result, figures=sorted((folder / "figures").glob("*.png")), step=state.global_step)
     except Stopped as stopped:
         console.print(str(stopped), soft_wrap=True)
         return 128 + signal.SIGTERM

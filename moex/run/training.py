@@ -1,6 +1,5 @@
 """The epochs of a run: train, look, save, evaluate, record."""
 
-import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from rich.console import Console
 from moex import checkpoint, metrics
 from moex.config import Config
 from moex.engine import State, evaluate, learning_rate_at, train_epoch
-from moex.logging import Logger, ProgressDisplay, create_loggers, write_metrics
+from moex.logging import Loggers, ProgressDisplay, write_metrics
 from moex.run.build import Sets
 from moex.run.folder import check_finite, non_finite, save
 
@@ -19,24 +18,28 @@ class Stopped(Exception):
     """The run was asked to stop, and has saved where it stands."""
 
 
-def train(state: State, sets: Sets, config: Config, folder: Path, *, stop: threading.Event, console: Console) -> None:
+def train(
+    state: State,
+    sets: Sets,
+    config: Config,
+    folder: Path,
+    *,
+    stop: threading.Event,
+    loggers: Loggers,
+    console: Console,
+) -> None:
     """Trains the epochs that are left, and saves as it goes.
 
     Raises:
         Stopped: `stop` was set; everything up to now is saved.
         NonFiniteError: the loss or a weight is not finite.
     """
-    loggers = create_loggers(
-        config.logger, folder, first_step=state.global_step, full_config=dataclasses.asdict(config)
-    )
     display = ProgressDisplay(
         console, epochs=config.epochs, steps_per_epoch=state.steps_per_epoch, done=state.global_step
     )
     with display:
         while state.epoch < config.epochs:
             _train_epoch(state, sets, config, folder, stop=stop, loggers=loggers, display=display)
-    for logger in loggers:
-        logger.close()
 
 
 def _train_epoch(
@@ -46,7 +49,7 @@ def _train_epoch(
     folder: Path,
     *,
     stop: threading.Event,
-    loggers: list[Logger],
+    loggers: Loggers,
     display: ProgressDisplay,
 ) -> None:
     last_tick = last_save = time.monotonic()
@@ -69,8 +72,7 @@ def _train_epoch(
             loss, speed = float(state.totals[0]) / samples(), samples() / state.epoch_seconds
             display.loss(loss, images_per_second=speed)
             values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
-            for logger in loggers:
-                logger.log(values, step=state.global_step)
+            loggers.log(values, step=state.global_step)
         every_steps, every_minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
         due = every_steps is not None and state.step % every_steps == 0
         due |= every_minutes is not None and time.monotonic() - last_save > 60 * every_minutes
@@ -107,5 +109,4 @@ def _train_epoch(
     save(state, folder, config)
     write_metrics(folder, state.history)
     display.epoch(row)
-    for logger in loggers:
-        logger.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)
+    loggers.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)

@@ -9,10 +9,12 @@ import torch
 from rich.console import Console
 
 from moex.config import parse
+from moex.logging import Loggers
 from moex.run.folder import NonFiniteError, check_folder, claim, read_result, resume, save
 from moex.run.training import Stopped, train
 
 CPU = torch.device("cpu")
+NO_LOGGERS = Loggers({}, console=Console(quiet=True))
 
 
 def test_a_folder_of_another_recipe_is_refused(build, tmp_path):
@@ -75,7 +77,7 @@ sys.stdin.read()
 def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path):
     config, folder, sets, state = build(tmp_path / "unbroken", augmentation={"steps": ["moex"]})
     console = Console(quiet=True)
-    train(state, sets, config, folder, stop=threading.Event(), console=console)
+    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
 
     stop = threading.Event()
     stop.set()
@@ -83,10 +85,10 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path):
         config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
         resume(broken, folder, "python train.py", console)
         with pytest.raises(Stopped, match="saved"):
-            train(broken, sets, config, folder, stop=stop, console=console)
+            train(broken, sets, config, folder, stop=stop, loggers=NO_LOGGERS, console=console)
     config, folder, sets, broken = build(tmp_path / "broken", augmentation={"steps": ["moex"]})
     resume(broken, folder, "python train.py", console)
-    train(broken, sets, config, folder, stop=threading.Event(), console=console)
+    train(broken, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
     for ours, theirs in zip(broken.model.state_dict().values(), state.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
     timing = {"seconds", "images_per_second"}
@@ -112,4 +114,4 @@ def test_what_is_not_finite_is_not_saved(build, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run(build, tmp_path):
     config, folder, sets, state = build(tmp_path, optimizer={"lr": 1e20}, logger={"every_steps": 1})
     with pytest.raises(NonFiniteError, match=r"not finite at epoch 1, step \d \(learning rate 1e\+20\)"):
-        train(state, sets, config, folder, stop=threading.Event(), console=Console(quiet=True))
+        train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=Console(quiet=True))

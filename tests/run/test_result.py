@@ -11,12 +11,14 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
+from moex.logging import Loggers
 from moex.run.build import create_state, load_sets
 from moex.run.folder import read_result, resume
 from moex.run.result import finish
 from moex.run.training import train
 
 CPU = torch.device("cpu")
+NO_LOGGERS = Loggers({}, console=Console(quiet=True))
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def trained(tmp_path):
     folder = run_folder(config)
     console = Console(record=True, width=300)
     resume(state, folder, "python train.py", console)
-    train(state, sets, config, folder, stop=threading.Event(), console=Console(quiet=True))
+    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=Console(quiet=True))
     return state, sets, config, folder, console
 
 

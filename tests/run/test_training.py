@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from moex.logging import ProgressDisplay
+from moex.logging import ProgressDisplay, create_loggers
 from moex.run.folder import NonFiniteError, resume
 from moex.run.training import Stopped, train
 
@@ -16,7 +16,9 @@ CPU = torch.device("cpu")
 
 
 def run(config, folder, sets, state, *, stop=None):
-    train(state, sets, config, folder, stop=stop or threading.Event(), console=Console(quiet=True))
+    console = Console(quiet=True)
+    with create_loggers(config.logger, folder, done=state.global_step, full_config={}, console=console) as loggers:
+        train(state, sets, config, folder, stop=stop or threading.Event(), loggers=loggers, console=console)
 
 
 def test_the_loss_is_told_in_epochs_shorter_than_the_interval(build, tmp_path, monkeypatch):
