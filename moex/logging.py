@@ -47,12 +47,14 @@ class TensorBoardLogger:
         from torch.utils.tensorboard import SummaryWriter
 
         # What a killed session logged after its last checkpoint, at step `done`, is trained and logged again.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """See `Logger`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        # A checkpoint that follows must not outlive what was logged before it.
+        self._writer.flush()
 
     def finish(self, result: Mapping[str, Any], *, figures: Sequence[Path], step: int) -> None:
         """See `Logger`."""

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from moex.logging import Loggers, ProgressDisplay, WandbLogger, write_metrics
+from moex.logging import Loggers, ProgressDisplay, TensorBoardLogger, WandbLogger, write_metrics
 
 ROW = {
     "epoch": 1,
@@ -54,6 +54,23 @@ def test_metrics_are_read_back_to_the_last_bit(tmp_path):
     write_metrics(tmp_path, history)
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert table.to_dict("records") == history
+
+
+def test_tensorboard_forgets_what_is_trained_again(tmp_path, read_tensorboard):
+    killed = TensorBoardLogger(tmp_path, done=0)
+    for step in range(1, 6):
+        killed.log({"step/loss": step}, step=step)
+    # Not closed: what is logged is on the disk. The last checkpoint was that of step 3.
+    session = TensorBoardLogger(tmp_path, done=3)
+    for step in range(4, 8):
+        session.log({"step/loss": 10 * step}, step=step)
+    session.close(finished=True)
+    events = read_tensorboard(tmp_path).Scalars("step/loss")
+    assert [(event.step, event.value) for event in events] == [
+        *((step, step) for step in (1, 2, 3)),
+        *((step, 10 * step) for step in (4, 5, 6, 7)),
+    ]
+    killed.close(finished=False)
 
 
 @pytest.mark.usefixtures("no_wandb_key")

@@ -110,11 +110,11 @@ def wait_for_save(process, folder_root, *, saves):
     return worker
 
 
-def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path):
+def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path, read_tensorboard):
     code, printed = run(*STEPS, "name=unbroken", cwd=tmp_path)
     assert code == 0, printed
     root = tmp_path / "outputs" / "broken"
-    command = (*STEPS, "name=broken")
+    command = (*STEPS, "name=broken", "logger=tensorboard", "logger.every_steps=5")
 
     for saves in (2, 5):  # The worker is killed: the parent says so.
         process = start(*command, cwd=tmp_path)
@@ -158,6 +158,13 @@ def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path):
         assert np.array_equal(np.load(broken / "predictions.npz")[name], np.load(unbroken / "predictions.npz")[name])
     result = json.loads((broken / "result.json").read_text())
     assert len(result["sessions"]) >= 5
+
+    # TensorBoard has each row once.
+    table, events = pd.read_csv(broken / "metrics.csv"), read_tensorboard(broken)
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(5, table["step"].iloc[-1] + 1, 5))
+    for name in ("epoch", "train_loss", "test_error"):
+        logged = [(event.step, event.value) for event in events.Scalars(f"epoch/{name}")]
+        assert logged == [*zip(table["step"], np.float32(table[name]), strict=True)]
 
 
 def test_a_second_signal_ends_at_once(tmp_path):

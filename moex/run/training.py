@@ -106,7 +106,8 @@ def _train_epoch(
         checkpoint.save_best(folder / "checkpoints", {"model": state.model.state_dict(), **row})
     state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
+    # Before the save, as within an epoch: a session that continues from there logs what follows alone.
+    loggers.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)
     save(state, folder, config)
     write_metrics(folder, state.history)
     display.epoch(row)
-    loggers.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)

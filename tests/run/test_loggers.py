@@ -110,13 +110,16 @@ def test_both_hold_what_the_run_left(session, tmp_path, read_tensorboard, read_w
         assert (files / summary[f"figures/{name}.path"]).read_bytes() == figure.read_bytes()
 
 
-def test_stopped_and_resumed_it_is_one_run(session, tmp_path, read_wandb, wandb_history):
+def test_stopped_and_resumed_it_is_one_run(session, tmp_path, read_tensorboard, read_wandb, wandb_history):
     for until in ((0, 3), (1, 2)):
         folder, _ = session(tmp_path, until=until)
         assert not (folder / "result.json").exists()
     session(tmp_path)
     table = pd.read_csv(folder / "metrics.csv")
-    sessions = read_wandb(folder)
+    events, sessions = read_tensorboard(folder), read_wandb(folder)
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(1, 9))
+    assert [event.value for event in events.Scalars("epoch/train_loss")] == [*np.float32(table["train_loss"])]
+
     runs = [record.run for records in sessions for record in records if record.HasField("run")]
     assert len(runs) == 3
     assert len({run.run_id for run in runs}) == 1
