@@ -10,9 +10,9 @@ from moex import launch
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def train(composed: DictConfig) -> None:
-    """One job: what Hydra composed, trained in a process of its own."""
-    launch.run_job(composed)
+def train(composed: DictConfig) -> int:
+    """One job: what Hydra composed, trained in a process of its own; its exit code."""
+    return launch.run_job(composed)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""What the parent process makes of a command line, and of signals that come late."""
+"""What the command makes of its arguments, of devices, and of signals that come late."""
 
 import io
+import os
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from moex import launch
+from moex.launch import devices, job, signals
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -18,6 +21,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
         ["seed=1", "dataset=cifar100", "+experiment=digits_moex"],
         ["--multirun", "+experiment=glob(digits_*)"],
         ["-m", "model=choice(resnet20,resnet32)", "seed=range(3)"],
+        ["-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "seed=0,1"],
+        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
         ["--config-dir=/elsewhere", "model=mine"],
         ["--config-dir", "/elsewhere", "+experiment=mine"],
         ["hydra.verbose=true", "+model.options.alpha=3", "~augmentation.cutout", "++epochs=3"],
@@ -42,33 +47,120 @@ def test_refused(arguments, message):
         launch.check_overrides(arguments, CONFIGS)
 
 
+@pytest.mark.parametrize(
+    ("visible", "wanted", "jobs", "shares"),
+    [
+        (4, None, 2, ["01", "23", "01"]),  # A third job, of another sweep, has to share.
+        (4, None, 4, ["0", "1", "2", "3", "0"]),
+        (4, None, 3, ["0", "1", "2", "3"]),
+        (4, None, 9, ["0", "1", "2", "3", "0"]),
+        (4, None, 1, ["0123", "0123"]),
+        (4, 1, 2, ["0", "1", "2"]),
+        (4, 2, 9, ["01", "23", "01"]),
+        (4, 3, 2, ["012", "301"]),
+        (2, 4, 2, ["01", "01"]),
+        (1, None, 2, ["0", "0"]),
+    ],
+)
+def test_devices_are_shared_out(visible, wanted, jobs, shares):
+    names = [str(index) for index in range(visible)]
+    for slot, share in enumerate(shares):
+        assert "".join(devices.share_of_slot(slot, names, devices=wanted, jobs=jobs)) == share
+
+
+@pytest.mark.parametrize(
+    ("variable", "count", "names"),
+    [
+        (None, 2, ["0", "1"]),
+        ("3,1", 2, ["3", "1"]),
+        ("GPU-8932f937, GPU-1b22", 2, ["GPU-8932f937", "GPU-1b22"]),
+        ("0,1,9", 2, ["0", "1"]),
+        ("", 0, []),
+        (None, 0, []),
+    ],
+)
+def test_devices_keep_the_names_that_were_given(monkeypatch, variable, count, names):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert devices.visible_devices() == names
+
+
+def test_a_slot_is_free_again_when_its_job_ends(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
+    with devices.lease_slot() as first:
+        with devices.lease_slot() as second:
+            assert (first, second) == (0, 1)
+        with devices.lease_slot() as third:
+            assert third == 1
+    with devices.lease_slot() as fourth:
+        assert fourth == 0
+
+
 class Worker:
     """Finishes its work although it was told to stop meanwhile."""
 
-    def __init__(self):
-        self.stdin, self.told = io.StringIO(), 0
+    pid = 1
 
-    def terminate(self):
-        self.told += 1
+    def __init__(self, received):
+        self.stdin, self.told, self.received = io.BytesIO(), [], received
+        self.stderr = Path(os.devnull).open("rb")  # noqa: SIM115
+
+    def send_signal(self, number):
+        self.told.append(number)
 
     def wait(self):
-        signal.raise_signal(signal.SIGINT)
+        for number in self.received:
+            signal.raise_signal(number)
         return 0
 
 
+@pytest.fixture
+def told(monkeypatch):
+    """A process that no signal has reached, with the handlers of a command."""
+    told = signals.Told()
+    monkeypatch.setattr(job, "told", told)
+    monkeypatch.setattr(job, "_job_command", lambda: "python train.py")
+    monkeypatch.setattr(job, "_record", lambda **_: None)
+    monkeypatch.setattr(job, "_job_folder", lambda: Path("3"))
+    monkeypatch.setattr(job, "_overrides", lambda: ["seed=1"])
+    monkeypatch.setattr(job, "exit_codes", [])
+    told.listen_as_command()
+    yield told
+    for number, handler in told.former.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("sweep", [False, True])
-def test_a_signal_while_a_job_ends_stops_the_sweep_around_it(monkeypatch, sweep, capsys):
-    worker = Worker()
-    monkeypatch.setattr(launch.subprocess, "Popen", lambda *_, **__: worker)
-    monkeypatch.setattr(launch, "_is_sweep", lambda: sweep)
-    monkeypatch.setattr(launch, "_job_command", lambda: "python train.py")
-    monkeypatch.setattr(launch, "_exit_codes", [])
+def test_a_signal_while_a_job_ends_stops_the_sweep_around_it(monkeypatch, told, sweep):
+    worker = Worker([signal.SIGINT])
+    monkeypatch.setattr(job.subprocess, "Popen", lambda *_, **__: worker)
+    monkeypatch.setattr(job, "_is_sweep", lambda: sweep)
     if sweep:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(KeyboardInterrupt):
             launch.run_job(OmegaConf.create())
-        assert ended.value.code == 130
-        assert "the same command continues" in capsys.readouterr().err
     else:
-        launch.run_job(OmegaConf.create())
-        assert launch._exit_codes == [0]
-    assert worker.told == 1
+        assert launch.run_job(OmegaConf.create()) == 0
+        assert job.exit_codes == [0]
+    assert worker.told == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("received", "killed"),
+    [
+        (["SIGINT", "SIGINT"], True),
+        (["SIGTERM", "SIGINT"], True),
+        (["SIGUSR1", "SIGTERM"], False),
+        (["SIGUSR2", "SIGUSR1", "SIGTERM"], False),
+        (["SIGUSR1", "SIGTERM", "SIGTERM"], True),
+    ],
+)
+def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(monkeypatch, told, received, killed):
+    worker = Worker([signal.Signals[name] for name in received])
+    monkeypatch.setattr(job.subprocess, "Popen", lambda *_, **__: worker)
+    monkeypatch.setattr(job, "_is_sweep", lambda: False)
+    launch.run_job(OmegaConf.create())
+    *first, last = worker.told
+    assert set(first) == {signal.SIGTERM}
+    assert last == (signal.SIGKILL if killed else signal.SIGTERM)

@@ -1,0 +1,193 @@
+"""One job: what Hydra composed, trained in a worker, in whichever process the launcher put the job."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import joblib
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from submitit.core.utils import UncompletedJobError
+
+from moex import config
+from moex.launch.devices import lease_slot, share_of_slot, visible_devices
+from moex.launch.signals import told
+from moex.launch.sweep import update_record
+from moex.reporting.sweeps import RECORD, now
+
+# Of this command's jobs.
+exit_codes: list[int] = []
+
+
+def run_job(composed: DictConfig) -> int:
+    """Trains what Hydra composed in a worker, and returns its exit code.
+
+    A failed job of a sweep lets the next ones run. Signals let the worker finish its step and save; under submitit
+    the job is then requeued.
+
+    Raises:
+        KeyboardInterrupt: the command was told to stop.
+    """
+    told.listen_as_job()
+    if told.received:
+        return 128 + told.received[0]
+    if _is_sweep():
+        print(f"job {_job_folder().name}: {' '.join(_overrides())}", flush=True)
+    try:
+        config.parse(composed)
+        job = {"command": _job_command(), "config": OmegaConf.to_container(composed, resolve=True)}
+    except (ValueError, OmegaConfBaseException) as error:
+        code, message = 1, f"error: {str(error).splitlines()[0]}"
+        print(message, file=sys.stderr, flush=True)
+    else:
+        code, message = _train(job, composed)
+    # It may also have failed meanwhile, which is not to be tried again.
+    stopped = bool(told.received) and code > 128
+    if stopped:
+        code = 128 + told.received[0]
+    state = "stopped" if stopped else "failed" if code else "finished"
+    _record(state=state, end=now(), message=message.removeprefix("error: ") if state == "failed" else "")
+    if stopped and told.is_submitted and signal.SIGINT not in told.received:
+        _requeue()
+    # A run that was about to end has ended, but the sweep around it stops.
+    if told.is_command and told.received and (code or _is_sweep()):
+        raise KeyboardInterrupt
+    if not _is_sweep():
+        exit_codes.append(code)
+    return code
+
+
+def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
+    """Runs the worker to its end; returns its exit code and the last line of its standard error."""
+    with ExitStack() as stack:
+        output, environment = None, dict(os.environ)
+        if not (told.is_command or told.is_submitted):
+            # The progress of jobs side by side would be unreadable on one terminal.
+            output = stack.enter_context((_job_folder() / "output.log").open("ab"))
+            environment |= stack.enter_context(_own_devices(composed))
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "moex.run"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            # Its own session: Ctrl-C on the terminal reaches the parent alone, which decides what it means.
+            start_new_session=True,
+            env=environment,
+        )
+        told.start_worker(worker)
+        _record(state="running", host=socket.gethostname(), pid=worker.pid, start=now(), end="", message="")
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        errors = _Errors(worker.stderr)
+        # Left open: its end tells the worker that the parent is gone. A worker that was stopped does not read.
+        with suppress(BrokenPipeError):
+            worker.stdin.write(json.dumps(job).encode() + b"\n")
+            worker.stdin.flush()
+        code = worker.wait()
+        told.worker = None
+        # Something that the worker started may still hold its end.
+        errors.join(timeout=5)
+    if code >= 0:
+        return code, errors.last_line
+    message = f"the worker was ended by {signal.Signals(-code).name}"
+    if not told.received:
+        print(f"error: {message}; the same command continues", file=sys.stderr, flush=True)
+    return 128 - code, message
+
+
+class _Errors(threading.Thread):
+    """Passes on what a worker writes to its standard error, and keeps the last line of it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.last_line = ""
+        self._pipe = pipe
+        self.start()
+
+    def run(self) -> None:
+        """Ends with the pipe."""
+        recent = b""
+        with self._pipe:
+            while chunk := os.read(self._pipe.fileno(), 1 << 16):
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.flush()
+                recent = (recent + chunk)[-(1 << 14) :]
+                lines = [line for line in recent.decode(errors="replace").splitlines() if line.strip()]
+                self.last_line = lines[-1].strip() if lines else ""
+
+
+@contextmanager
+def _own_devices(composed: DictConfig) -> Iterator[dict[str, str]]:
+    """What gives a job beside others devices of its own, in its environment; tells which they are."""
+    launcher = HydraConfig.get().launcher
+    jobs = launcher.n_jobs if launcher.n_jobs > 0 else max(1, joblib.cpu_count() + 1 + launcher.n_jobs)
+    visible = visible_devices() if composed.runtime.device != "cpu" else []
+    with lease_slot() as slot:
+        # joblib shares out the processor's cores itself.
+        place, environment = f"the CPU, {os.environ['OMP_NUM_THREADS']} threads", {}
+        if visible:
+            devices = OmegaConf.select(composed, "runtime.devices")
+            names = ",".join(share_of_slot(slot, visible, devices=devices, jobs=jobs))
+            place, environment = f"CUDA {names}", {"CUDA_VISIBLE_DEVICES": names}
+        print(f"job {_job_folder().name} on {place}: {os.path.relpath(_job_folder() / 'output.log')}", flush=True)
+        yield environment
+
+
+def _requeue() -> None:
+    """Lets submitit start this job again, by the handler that it had installed for its own signal.
+
+    On success that handler exits.
+    """
+    number = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+    requeue = told.former[number]
+    assert callable(requeue)
+    _record(state="waiting")
+    try:
+        requeue(number, None)
+    # Too many times already, or the scheduler refuses.
+    except (UncompletedJobError, subprocess.SubprocessError) as error:
+        message = f"not requeued: {error}"
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        _record(state="stopped", message=message)
+
+
+def _record(**changes: object) -> None:
+    """Writes down how this job of a sweep stands."""
+    if _is_sweep():
+        update_record(_job_folder() / RECORD, **changes)
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task)
+
+
+def _job_folder() -> Path:
+    """In the sweep's folder; its name is the job's number."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _is_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _job_command() -> str:
+    """What starts this job alone, for the record."""
+    hydra = HydraConfig.get()
+    folders = [
+        argument
+        for source in hydra.runtime.config_sources
+        if source.provider == "command-line"
+        for argument in ("--config-dir", os.path.relpath(source.path))
+    ]
+    return shlex.join(["python", f"{hydra.job.name}.py", *folders, *_overrides()])

@@ -1,0 +1,157 @@
+"""How the state of a sweep's jobs is read from the files that they leave, and shown."""
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from moex.reporting import sweeps
+
+REPOSITORY = Path(__file__).parents[1]
+HERE = socket.gethostname()
+
+
+def ago(minutes):
+    return (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat(timespec="seconds")
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def beat(folder, *, minutes, epoch=3, host=HERE, pid=None):
+    pid = os.getpid() if pid is None else pid
+    content = {"time": ago(minutes), "epoch": epoch, "epochs": 30, "step": 5, "host": host, "pid": pid}
+    write(folder / "heartbeat.json", content)
+
+
+def finish(folder):
+    write(folder / "result.json", {"epochs": 30, "last": {"error": 0.0125}})
+
+
+@pytest.fixture(scope="module")
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def root(tmp_path):
+    """An output root with a sweep of three jobs that are not begun, and what its runs' folders will be."""
+    sweep = tmp_path / "multirun" / "seed-0-1-2"
+    write(sweep / "sweep.json", {"command": "python train.py --multirun epochs=30 seed=0,1,2"})
+    for seed in range(3):
+        record = sweeps.Record(["epochs=30", f"seed={seed}"], folder=f"../../digits/recipe/seed{seed}")
+        write(sweep / str(seed) / "job.json", dataclasses.asdict(record))
+    return tmp_path
+
+
+def change(root, number, **changes):
+    path = root / "multirun" / "seed-0-1-2" / str(number) / "job.json"
+    write(path, json.loads(path.read_text()) | changes)
+
+
+def only(root, number):
+    return sweeps.read_jobs(root / "multirun" / "seed-0-1-2")[number]
+
+
+@pytest.mark.parametrize(
+    ("host", "lives", "started", "heard", "state"),
+    [
+        (HERE, True, 0, None, "running"),
+        (HERE, True, 0, 0, "running"),
+        (HERE, False, 1, 0, "lost"),
+        (HERE, True, 60 * 24 * 365, 0, "lost"),  # Another process has its number since.
+        ("elsewhere", False, 60, 1, "running"),
+        ("elsewhere", False, 60, 30, "lost"),
+        ("elsewhere", False, 1, None, "running"),
+        ("elsewhere", False, 60, None, "lost"),
+        ("elsewhere", False, 1, 30, "running"),  # A heartbeat of the session before.
+    ],
+)
+def test_a_running_job_is_believed_as_long_as_it_can_be(root, gone, host, lives, started, heard, state):
+    pid = os.getpid() if lives else gone
+    change(root, 1, state="running", host=host, pid=pid, start=ago(started))
+    if heard is not None:
+        beat(root / "digits" / "recipe" / "seed1", minutes=heard, host=host, pid=pid)
+    assert only(root, 1).state == state
+    assert [only(root, number).state for number in (0, 2)] == ["waiting", "waiting"]
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "stopped", "waiting"])
+def test_a_result_counts_more_than_what_the_job_wrote(root, state):
+    change(root, 0, state=state, message="of a former start", host=HERE, pid=os.getpid(), start=ago(0))
+    finish(root / "digits" / "recipe" / "seed0")
+    job = only(root, 0)
+    assert (job.state, job.progress, job.error, job.message) == ("finished", "30/30", 0.0125, "")
+
+
+def test_jobs_are_in_the_order_of_their_numbers(root):
+    for number in (10, 9):
+        write(
+            root / "multirun" / "seed-0-1-2" / str(number) / "job.json",
+            dataclasses.asdict(sweeps.Record([f"seed={number}"], folder="")),
+        )
+    assert [job.label for job in sweeps.read_jobs(root / "multirun" / "seed-0-1-2")] == ["0", "1", "2", "9", "10"]
+
+
+def status(path):
+    """Exit code and lines of the command, as a pipe gets them."""
+    answer = subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts" / "sweep.py"), "status", str(path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    return answer.returncode, (answer.stdout + answer.stderr).splitlines()
+
+
+def test_the_command(root):
+    finish(root / "digits" / "recipe" / "seed0")
+    # The first process of all is older than its start.
+    change(root, 1, state="running", host=HERE, pid=1, start=ago(2))
+    beat(root / "digits" / "recipe" / "seed1", minutes=1)
+    error = "no layer 'nowhere' in ResNet: points: " + ", ".join(f"stage{index}" for index in range(30))
+    change(root, 2, state="failed", message=error)
+    # Runs without a sweep; W&B has a config.yaml of its own.
+    write(root / "single" / "recipe" / "seed0" / "config.yaml", {})
+    finish(root / "single" / "recipe" / "seed0")
+    write(root / "single" / "recipe" / "seed1" / "config.yaml", {})
+    write(root / "single" / "recipe" / "seed0" / "wandb" / "offline-run" / "files" / "config.yaml", {})
+
+    code, lines = status(root / "multirun" / "seed-0-1-2")
+    assert code == 0
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert lines[:2] == [
+        str(root / "multirun" / "seed-0-1-2"),
+        "python train.py --multirun epochs=30 seed=0,1,2",
+    ]
+    assert ["0", "seed=0", "finished", "30/30", "1.25"] in rows
+    (running,) = [row for row in rows if row[0] == "1"]
+    assert running[1:4] == ["seed=1", "running", "3/30"]
+    assert re.fullmatch(r"6\d s ago", running[4])
+    assert ["2", "seed=2", "failed", error] in rows
+    assert lines[-1] == "3 jobs: 1 finished, 1 running, 1 failed"
+
+    code, below = status(root)
+    assert code == 0
+    assert "3 jobs: 1 finished, 1 running, 1 failed" in below
+    rows = [re.split(r"\s{2,}", line.strip()) for line in below]
+    assert ["single/recipe/seed0", "finished", "30/30", "1.25"] in rows
+    assert ["single/recipe/seed1", "stopped"] in rows
+    assert below[-1] == "2 jobs: 1 finished, 1 stopped"
+
+
+def test_the_command_finds_nothing(tmp_path):
+    assert status(tmp_path / "nowhere") == (1, [f"error: there is no folder {tmp_path / 'nowhere'}"])
+    assert status(tmp_path) == (1, [f"error: {tmp_path} holds neither a sweep nor a run"])
