@@ -44,19 +44,22 @@ def run_job(composed: DictConfig) -> int:
         return 128 + told.received[0]
     if _is_sweep():
         print(f"job {_job_folder().name}: {' '.join(_overrides())}", flush=True)
+    finished = False
     try:
-        config.parse(composed)
+        folder = config.run_folder(config.parse(composed))
         job = {"command": _job_command(), "config": OmegaConf.to_container(composed, resolve=True)}
     except (ValueError, OmegaConfBaseException) as error:
         code, message = 1, f"error: {str(error).splitlines()[0]}"
         print(message, file=sys.stderr, flush=True)
     else:
         code, message = _train(job, composed)
+        # Without one, the run used up its minutes.
+        finished = (folder / "result.json").exists()
     # It may also have failed meanwhile, which is not to be tried again.
     stopped = bool(told.received) and code > 128
     if stopped:
         code = 128 + told.received[0]
-    state = "stopped" if stopped else "failed" if code else "finished"
+    state = "finished" if finished else "stopped" if stopped or not code else "failed"
     _record(state=state, end=now(), message=message.removeprefix("error: ") if state == "failed" else "")
     if stopped and told.is_submitted and signal.SIGINT not in told.received:
         _requeue()
@@ -163,8 +166,8 @@ def _requeue() -> None:
 
 
 def _record(**changes: object) -> None:
-    """Writes down how this job of a sweep stands."""
-    if _is_sweep():
+    """Writes down how this job of a sweep stands; on several nodes, the first one does."""
+    if _is_sweep() and os.environ.get("SLURM_PROCID", "0") == "0":
         update_record(_job_folder() / RECORD, **changes)
 
 
