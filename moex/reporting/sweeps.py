@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 SWEEP, RECORD = "sweep.json", "job.json"
-# Waiting: not begun, or requeued. Stopped: by a signal or at the end of its minutes, after it saved. Lost: it ran, and its process is gone.
+# Waiting: not begun, or requeued. Stopped: saved, by a signal or at the end of its minutes. Lost: it ran, and its
+# process is gone.
 STATES = ("finished", "running", "failed", "stopped", "lost", "waiting")
 _COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
 # Seconds without a heartbeat after which a job on another machine counts as lost; it writes one every 10 or so,

@@ -147,3 +147,25 @@ def test_every_statistic_is_exchanged_in_a_step(statistic):
     state = create_state(config, sets, CPU)
     next(train_epoch(state, sets.train, config, classes=sets.classes))
     assert torch.isfinite(state.totals).all()
+
+
+def test_batchnorm_of_the_whole_batch(monkeypatch):
+    """The exchange stays at its layer, and checkpoints fit, also where timm joins BatchNorm and activation."""
+    monkeypatch.setattr("moex.run.build.visible_gpus", lambda _: 0)
+    monkeypatch.setattr("moex.run.build.world_size", lambda: 2)
+    for model, layer in (("resnet8", "stem"), ("timm:efficientnet_b0", "bn1")):
+        values = {"model": {"name": model}, "augmentation": {"steps": ["moex"], "moex": {"layer": layer}}}
+        config = parse(values | {"limit_train": 64, "runtime": {"sync_batchnorm": True}})
+        ours = create_state(config, load_sets(config, CPU), CPU)
+        config = parse(values | {"limit_train": 64})
+        theirs = create_state(config, load_sets(config, CPU), CPU)
+        kinds = [
+            module for module in ours.model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        ]
+        assert kinds
+        assert all(isinstance(module, torch.nn.SyncBatchNorm) for module in kinds)
+        assert list(ours.model.state_dict()) == list(theirs.model.state_dict())
+        (hook,) = ours.hooks.values()
+        assert ours.model.get_submodule(hook.layer)._forward_hooks
+        images = torch.randn(4, 1, 8, 8)
+        assert torch.equal(ours.model.eval()(images), theirs.model.eval()(images))
