@@ -1,5 +1,7 @@
 """The loop against a loop written out plainly, in every precision, for every family of networks."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -207,6 +209,34 @@ def test_the_average_of_the_weights_follows_a_plain_loop(use):
         evaluate(network, sets.test, precision="fp32") for network in (state.evaluated, plain.model)
     )
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("steps", "graphs"),
+    [
+        pytest.param(["moex"], 2, id="moex"),  # With and without the exchange.
+        pytest.param(["cutmix", "moex"], 2, id="cutmix and moex"),
+        pytest.param(["feature_cutmix"], 2, id="feature cutmix"),
+    ],
+)
+def test_nothing_is_compiled_for_what_a_step_draws(steps, graphs, monkeypatch):
+    """Other permutations, weights and boxes, in the same graphs."""
+    compiled = []
+
+    def count(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
+    augmentation = {"steps": steps, "feature_cutmix": {"points": ["stage1"]}}
+    torch.compiler.reset()
+    config, sets, state = build(
+        {"augmentation": augmentation, "limit_train": 96, "epochs": 3, "runtime": {"compile": True}}
+    )
+    for epoch in range(config.epochs):
+        state.epoch, state.step = epoch, 0
+        train(config, sets, state)
+    assert len(compiled) == graphs
 
 
 @pytest.mark.long

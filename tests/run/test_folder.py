@@ -73,6 +73,32 @@ sys.stdin.read()
     claim(folder, config).release()
 
 
+def test_fp16_goes_on_with_the_scale_that_overflows_have_left(build, tmp_path):
+    def start(name):
+        config, folder, sets, state = build(tmp_path / name, epochs=1, batch_size=32, runtime={"precision": "fp16"})
+        state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0**24})
+        return config, folder, sets, state
+
+    def go_on(config, folder, sets, state, *, stop):
+        train(state, sets, config, folder, stop=stop, console=Console(quiet=True))
+
+    *run, unbroken = start("unbroken")
+    go_on(*run, unbroken, stop=threading.Event())
+    stop = threading.Event()
+    stop.set()
+    *run, broken = start("broken")
+    with pytest.raises(Stopped):
+        go_on(*run, broken, stop=stop)
+    assert broken.scaler.get_scale() == 2.0**23, "the first step overflows"
+    *run, resumed = start("broken")
+    resume(resumed, run[1], "python train.py", Console(quiet=True))
+    assert resumed.scaler.get_scale() == 2.0**23
+    go_on(*run, resumed, stop=threading.Event())
+    assert resumed.scaler.state_dict() == unbroken.scaler.state_dict()
+    for ours, theirs in zip(resumed.model.parameters(), unbroken.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_stopped_and_resumed_it_ends_in_the_same_bits(build, tmp_path, ema_decay):
     values = {"augmentation": {"steps": ["moex"]}, "optimizer": {"ema_decay": ema_decay}}

@@ -1,0 +1,76 @@
+"""Loss curves on real images: every form of a training step follows float32."""
+
+import functools
+
+import pytest
+import torch
+
+from moex import data
+from moex.config import parse
+from moex.engine import train_epoch
+from moex.run.build import create_state, load_sets
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def curve(cifar100_root):
+    """The losses of the first steps of ResNet-8 with MoEx on CIFAR-100, averaged over a window that moves along."""
+
+    @functools.cache
+    def load(name, root, *, download, seed):
+        return data.load_cifar(name, root, download=download)
+
+    @functools.cache
+    def averaged_losses(steps, window, **runtime):
+        config = parse(
+            {
+                "dataset": {"name": "cifar100", "root": str(cifar100_root)},
+                "limit_train": 32 * steps,
+                "limit_test": 1,
+                "batch_size": 32,
+                "epochs": 1,
+                "augmentation": {"steps": ["moex"]},
+                "optimizer": {"lr": 0.05},
+                "schedule": {"name": "cosine", "warmup_epochs": 0.1},
+                "runtime": runtime,
+            }
+        )
+        sets = load_sets(config, CPU)
+        state = create_state(config, sets, CPU)
+        sums = [0.0]
+        for _ in train_epoch(state, sets.train, config, classes=sets.classes):
+            sums.append(float(state.totals[0]))
+        return (torch.tensor(sums, dtype=torch.float64).diff() / 32).unfold(0, window, 1).mean(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", load)
+        yield averaged_losses
+
+
+def assert_close(found, expected, *, tolerance):
+    assert expected[0] - expected[-1] > 4 * tolerance, "float32 learns far more than is tolerated"
+    assert (found - expected).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_eighty_steps(curve, precision):
+    assert_close(curve(80, 20, precision=precision), curve(80, 20), tolerance=0.03)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        {"channels_last": True},
+        {"precision": "tf32"},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"compile": True},
+        {"precision": "bf16", "compile": True},
+    ],
+    ids=str,
+)
+def test_three_hundred_steps(curve, runtime):
+    """The tolerance is that of docs/training.md."""
+    assert_close(curve(300, 50, **runtime), curve(300, 50), tolerance=0.05)
