@@ -248,7 +248,27 @@ class FeatureMixing(FeatureHook[Operation]):
         return apply_operation(order, features)
 
 
-class DropBlock(FeatureHook[float]):
+def block_mask(features: Tensor, rate: Tensor, block_size: int) -> Tensor:
+    """What DropBlock multiplies the features by, drawn anew: zero in the blocks, and elsewhere what keeps the mean.
+
+    Args:
+        features: `[B, C, H, W]`; the mask has their shape and type.
+        rate: the share of the features that is dropped, on average, as a tensor without dimensions on the CPU.
+        block_size: pixels of a block's side, odd, at most H and W.
+    """
+    from torchvision.ops import drop_block2d
+
+    mask: Tensor = drop_block2d(torch.ones_like(features), float(rate), block_size)
+    return mask
+
+
+# For torch.compile one operation with a tensor: a number would be compiled anew whenever it changes, and it grows
+# from step to step.
+_block_mask = torch.library.custom_op("moex::block_mask", block_mask, mutates_args=())
+_block_mask.register_fake(lambda features, rate, block_size: torch.empty_like(features))
+
+
+class DropBlock(FeatureHook[Tensor]):
     """Drops contiguous blocks of the features after a layer.
 
     Source: Ghiasi, Lin and Le, DropBlock, NeurIPS 2018; torchvision's operation.
@@ -265,14 +285,12 @@ class DropBlock(FeatureHook[float]):
 
     def drop(self, rate: float) -> AbstractContextManager[None]:
         """Drops the share `rate` of the features, on average, in the forward passes inside the context."""
-        return self._ordered(rate)
+        return self._ordered(torch.tensor(rate, dtype=torch.float64))
 
-    def _change(self, features: Tensor, order: float) -> Tensor:
-        from torchvision.ops import drop_block2d
-
+    def _change(self, features: Tensor, order: Tensor) -> Tensor:
         side = min(self.block_size, *features.shape[2:])
-        dropped: Tensor = drop_block2d(features, order, side - 1 + side % 2)
-        return dropped
+        mask: Tensor = _block_mask(features.detach(), order, side - 1 + side % 2)
+        return features * mask
 
 
 def draw_weights(law: MixingStepConfig, draws: int, generator: np.random.Generator) -> Floats:

@@ -217,10 +217,11 @@ def test_the_average_of_the_weights_follows_a_plain_loop(use):
         pytest.param(["moex"], 2, id="moex"),  # With and without the exchange.
         pytest.param(["cutmix", "moex"], 2, id="cutmix and moex"),
         pytest.param(["feature_cutmix"], 2, id="feature cutmix"),
+        pytest.param(["dropblock"], 1, id="dropblock"),
     ],
 )
 def test_nothing_is_compiled_for_what_a_step_draws(steps, graphs, monkeypatch):
-    """Other permutations, weights and boxes, in the same graphs."""
+    """Other permutations, weights, boxes and rates, in the same graphs."""
     compiled = []
 
     def count(graph, inputs):
@@ -228,7 +229,7 @@ def test_nothing_is_compiled_for_what_a_step_draws(steps, graphs, monkeypatch):
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
-    augmentation = {"steps": steps, "feature_cutmix": {"points": ["stage1"]}}
+    augmentation = {"steps": steps, "feature_cutmix": {"points": ["stage1"]}, "dropblock": {"points": ["stage2"]}}
     torch.compiler.reset()
     config, sets, state = build(
         {"augmentation": augmentation, "limit_train": 96, "epochs": 3, "runtime": {"compile": True}}
