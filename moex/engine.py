@@ -127,12 +127,14 @@ def train_epoch(state: State, source: BatchSource, config: Config, *, classes: i
     """
     order = torch.from_numpy(generator(config.seed, Purpose.ORDER, epoch=state.epoch).permutation(len(source)))
     batches = order.split(config.batch_size)
-    turns, ranks = config.runtime.accumulation, world_size()
+    ranks = world_size()
     state.model.train()
     for step in range(state.step, len(batches)):
         lr = learning_rate_at(state, config, step=step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
+        # Of a last batch that is too small for all turns, rank 0, whose running statistics count, has a part in each.
+        turns = min(config.runtime.accumulation, -(-len(batches[step]) // ranks))
         for turn in range(turns):
             part = turn * ranks + rank()
             images, labels, plan = draw_batch(state, source, batches[step], config, step=step, part=part)

@@ -30,6 +30,7 @@ RUNS = {
     "mixed": MIXED,
     "mixed, in two turns": MIXED | {"runtime": {"accumulation": 2}},
     "mixed, in four turns": MIXED | {"runtime": {"accumulation": 4}},
+    "mixed, in eight turns": MIXED | {"runtime": {"accumulation": 8}},
     "fp16": MIXED | {"runtime": {"precision": "fp16"}},
 }
 
