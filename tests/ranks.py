@@ -93,7 +93,7 @@ def fail(_):
     join(CPU)
     gather(None)
     if rank() == 1:
-        raise ZeroDivisionError("on purpose")
+        raise ZeroDivisionError("on purpose " + "x" * 100_000)
     gather(None)
     return 0
 

@@ -75,7 +75,8 @@ def test_two_nodes(tmp_path):
     second, first = (node.communicate(timeout=180)[0] for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0], first + second
     assert "training on 4 devices of 2 machines" in first
-    assert second == ""
+    assert second.startswith("node 1 of 2 meets the others at 127.0.0.1:")
+    assert len(second.splitlines()) == 1
     (folder,) = folders(tmp_path)
     result = json.loads((folder / "result.json").read_text())
     assert result["world_size"] == 4
@@ -83,6 +84,35 @@ def test_two_nodes(tmp_path):
     assert "runtime.node_rank=0" in result["command"]
     assert pd.read_csv(folder / "metrics.csv")["epoch"].tolist() == [1, 2]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+
+
+def test_a_rank_that_dies_ends_all_nodes(tmp_path):
+    common = (*STEPS, "runtime.devices=2", "runtime.nodes=2", f"runtime.rendezvous=127.0.0.1:{free_port()}")
+    first, second = (start(*common, f"runtime.node_rank={number}", cwd=tmp_path) for number in (0, 1))
+    wait_for_save(first, tmp_path, saves=1)
+    everyone = [child for node in (first, second) for child in psutil.Process(node.pid).children(recursive=True)]
+    (worker,) = psutil.Process(second.pid).children()
+    victims = [child for child in worker.children() if "spawn_main" in " ".join(child.cmdline())]
+    killed = time.monotonic()
+    victims[1].kill()
+    told = [node.communicate(timeout=60)[0] for node in (first, second)]
+    assert time.monotonic() - killed < 60
+    assert [node.returncode for node in (first, second)] == [1, 1]
+    for printed in told:
+        assert "error: rank 3 was ended by SIGKILL; the same command continues" in printed
+        assert "Traceback" not in printed
+    assert_gone(everyone)
+
+
+def test_a_node_that_waits_alone_can_be_stopped(tmp_path):
+    alone = ("runtime.nodes=2", "runtime.node_rank=0", f"runtime.rendezvous=127.0.0.1:{free_port()}")
+    process = start(*QUICK, *alone, cwd=tmp_path)
+    while not any("moex.run" in child.cmdline() for child in psutil.Process(process.pid).children()):
+        time.sleep(0.1)
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=15)
+    assert process.returncode == 128 + signal.SIGINT
 
 
 def test_a_sweep_on_two_devices(tmp_path):

@@ -57,7 +57,8 @@ def _check_nodes(runtime: RuntimeConfig) -> None:
         f"from 0 to {nodes - 1}, since runtime.nodes is {runtime.nodes}",
     )
     _require(
-        rendezvous is None or re.fullmatch(r".+:\d+", rendezvous) is not None,
+        rendezvous is None
+        or (re.fullmatch(r".+:\d+", rendezvous) is not None and 0 < int(rendezvous.rpartition(":")[2]) < 2**16),
         "runtime.rendezvous",
         rendezvous,
         "HOST:PORT, where node 0 listens",

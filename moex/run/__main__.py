@@ -12,7 +12,7 @@ import threading
 from rich.console import Console
 
 from moex.config import parse, run_folder
-from moex.distributed import RankError, check_batch_size, layout, run_ranks, stop_on_signals
+from moex.distributed import RankError, check_batch_size, layout, node_count, run_ranks, stop_on_signals
 from moex.run.build import check_network, visible_gpus
 from moex.run.folder import check_folder, read_result
 from moex.run.result import show
@@ -31,19 +31,23 @@ def main() -> int:
         folder = run_folder(config)
         check_folder(folder, config)
         result = read_result(folder)
-        if result is not None:
+        # Several nodes, which need no folder in common, hear of it from node 0.
+        if result is not None and node_count(config.runtime) == 1:
             console.print(f"{folder} is finished: nothing is left to train", soft_wrap=True)
             show(result, folder, console)
             return 0
         processes = layout(config.runtime, visible_gpus=visible_gpus(config))
         check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=config.runtime.accumulation)
         check_network(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     try:
         if processes.world_size == 1:
             return train_rank(job, processes, stop)
+        if processes.nodes > 1:
+            here = f"node {processes.node_rank} of {processes.nodes}"
+            console.print(f"{here} meets the others at {processes.rendezvous}", soft_wrap=True, highlight=False)
         return run_ranks(train_rank, job, processes, layout=processes)
     except RankError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

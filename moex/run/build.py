@@ -124,6 +124,11 @@ def create_model(config: Config) -> nn.Module:
         in_channels=specification.shape[0],
         **config.model.options,
     )
+    if config.runtime.sync_batchnorm and world_size() > 1:
+        # timm's, which knows the layers that combine BatchNorm with an activation. Hooks come later: layers are new.
+        from timm.layers.norm_act import convert_sync_batchnorm
+
+        model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     seen, norm = config.moments.use, config.moments.norm
     if seen != "all":
         restrict = keep_moments if seen == "only" else remove_moments
@@ -203,11 +208,6 @@ def create_state(config: Config, sets: Sets, device: torch.device) -> State:
     seed_network(config.seed)
     memory_format = torch.channels_last if channels_last(config.runtime) else torch.contiguous_format
     model = create_model(config).to(device).to(memory_format=memory_format)
-    if config.runtime.sync_batchnorm and world_size() > 1:
-        # timm's, which knows the layers that combine BatchNorm with an activation.
-        from timm.layers.norm_act import convert_sync_batchnorm
-
-        model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     decay = config.optimizer.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
     # The hooks are there before compilation, so that they are compiled too.

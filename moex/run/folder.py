@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import filelock
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
+from yaml import YAMLError
 
 from moex import checkpoint
 from moex.config import Config, parse, recipe
@@ -39,11 +41,11 @@ def check_folder(folder: Path, config: Config) -> None:
         if folder.exists() and any(item.name not in _BEFORE_THE_CONFIGURATION for item in folder.iterdir()):
             raise ValueError(f"{folder} holds files and no config.yaml: move it away, or choose another name=")
         return
-    stored = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(stored, dict)
     try:
+        stored = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(stored, dict)
         theirs = parse({str(key): value for key, value in stored.items()})
-    except ValueError as error:
+    except (ValueError, YAMLError) as error:
         raise ValueError(f"{path} is not a configuration of this version ({error}): choose another name=") from None
     ours, others = recipe(config) | {"seed": config.seed}, recipe(theirs) | {"seed": theirs.seed}
     difference = sorted(key for key in ours | others if ours.get(key) != others.get(key))
@@ -165,9 +167,11 @@ def write_heartbeat(folder: Path, state: State, config: Config) -> None:
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(heartbeat) + "\n"
-    checkpoint.write_atomically(folder / "heartbeat.json", lambda file: file.write(text.encode()))
+    # Nothing is lost with it: a disk that is full is told where it matters.
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(folder / "heartbeat.json", lambda file: file.write(text.encode()))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -180,7 +184,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     if not path.exists():
         return None
-    result: dict[str, Any] = json.loads(path.read_text())
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and the same command writes it again") from None
     return result
 
 

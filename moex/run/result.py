@@ -118,7 +118,7 @@ def _read_best(state: State, folder: Path, console: Console) -> dict[str, torch.
         best = checkpoint.read(path)
         if best["epoch"] != epoch:
             raise ValueError(f"{path} is of epoch {best['epoch']:.0f}, not of the best one, {epoch:.0f}")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         console.print(f"{error}: predictions.npz will lack best_logits", soft_wrap=True)
         return None
     weights: dict[str, torch.Tensor] = best["model"]

@@ -135,13 +135,13 @@ def _train_epoch(
         if wish >= Wish.SAVE or (every_steps is not None and state.step % every_steps == 0):
             save(state, folder, config)
             clock.saved()
+        if rank() == 0 and (wish > Wish.SAVE or clock.heartbeat_is_due()):
+            write_heartbeat(folder, state, config)
         where = f"saved {folder} after epoch {state.epoch}, step {state.step}"
         if wish == Wish.STOP:
             raise Stopped(where)
         if wish == Wish.END_IN_TIME:
             raise TimeOver(f"{where}: runtime.max_minutes={config.runtime.max_minutes:g} are over")
-        if rank() == 0 and clock.heartbeat_is_due():
-            write_heartbeat(folder, state, config)
         agreement.propose(clock.wish())
 
     totals = check_finite(state, folder, config)

@@ -5,7 +5,7 @@ import torch
 
 from moex.config import channels_last, parse
 from moex.engine import train_epoch
-from moex.run.build import check_network, choose_device, create_state, load_sets
+from moex.run.build import check_network, choose_device, create_model, create_state, load_sets
 from moex.statistics import keep_moments, remove_moments
 
 CPU = torch.device("cpu")
@@ -169,3 +169,5 @@ def test_batchnorm_of_the_whole_batch(monkeypatch):
         assert ours.model.get_submodule(hook.layer)._forward_hooks
         images = torch.randn(4, 1, 8, 8)
         assert torch.equal(ours.model.eval()(images), theirs.model.eval()(images))
+    config = parse(values | {"moments": {"use": "removed", "layer": "bn1"}, "runtime": {"sync_batchnorm": True}})
+    assert create_model(config).get_submodule("bn1")._forward_hooks
