@@ -141,9 +141,8 @@ def _train_epoch(
         if wish == Wish.STOP:
             raise Stopped(where)
         if wish == Wish.END_IN_TIME:
-            raise TimeOver(
-                f"{where}: runtime.max_minutes={config.runtime.max_minutes:g} are over; the same command continues"
-            )
+            minutes = f"runtime.max_minutes={config.runtime.max_minutes:g} are over"
+            raise TimeOver(f"{where}: {minutes}; the same command continues")
         agreement.propose(clock.wish())
 
     totals = check_finite(state, folder, config)
