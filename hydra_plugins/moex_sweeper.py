@@ -21,7 +21,8 @@ class ResumingSweeper(BasicSweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Names the sweep's folder, which the launcher and the jobs find in their configurations."""
         # Hydra imports every plugin it finds, before it knows which one it needs.
-        from moex.launch.sweep import sweep_folder
+        from moex.launch.devices import jobs_at_once
+        from moex.launch.sweep import LaunchError, sweep_folder
 
         arguments = [*self._parse_config(), *config.hydra.overrides.task]
         parsed = OverridesParser.create(config_loader=hydra_context.config_loader).parse_overrides(arguments)
@@ -31,6 +32,14 @@ class ResumingSweeper(BasicSweeper):
         with open_dict(config):
             config.hydra.sweep.dir = str(self.folder)
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{self.folder}'")
+            if "n_jobs" in config.hydra.launcher:
+                if config.hydra.launcher.n_jobs == 0:
+                    raise LaunchError(
+                        "hydra.launcher.n_jobs is 0: it must be 1 or more, or -1 for one job a GPU or core"
+                    )
+                # joblib knows of cores alone.
+                config.hydra.launcher.n_jobs = jobs_at_once(config.hydra.launcher.n_jobs, jobs=len(self.jobs))
+                config.hydra.overrides.hydra.append(f"hydra.launcher.n_jobs={config.hydra.launcher.n_jobs}")
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -47,25 +48,46 @@ def test_refused(arguments, message):
         launch.check_overrides(arguments, CONFIGS)
 
 
+@pytest.fixture
+def leases(monkeypatch, tmp_path):
+    """Leases on a machine of its own."""
+    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
+    with ExitStack() as stack:
+        yield lambda visible, count: "".join(stack.enter_context(devices.lease_devices(visible, count)))
+
+
 @pytest.mark.parametrize(
-    ("visible", "wanted", "jobs", "shares"),
+    ("jobs", "shares"),
     [
-        (4, None, 2, ["01", "23", "01"]),  # A third job, of another sweep, has to share.
-        (4, None, 4, ["0", "1", "2", "3", "0"]),
-        (4, None, 3, ["0", "1", "2", "3"]),
-        (4, None, 9, ["0", "1", "2", "3", "0"]),
-        (4, None, 1, ["0123", "0123"]),
-        (4, 1, 2, ["0", "1", "2"]),
-        (4, 2, 9, ["01", "23", "01"]),
-        (4, 3, 2, ["012", "301"]),
-        (2, 4, 2, ["01", "01"]),
-        (1, None, 2, ["0", "0"]),
+        ([("0123", 2)] * 3, ["01", "23", "01"]),  # The third has to share.
+        ([("0123", 1)] * 6, ["0", "1", "2", "3", "0", "1"]),
+        ([("0123", 3)] * 3, ["012", "301", "230"]),
+        ([("01", 4)] * 2, ["01", "01"]),
+        # Sweeps that take different numbers, or see different devices.
+        ([("0123", 1), ("0123", 2), ("0123", 1)], ["0", "12", "3"]),
+        ([("0123", 2), ("12", 1), ("3210", 1)], ["01", "2", "3"]),
     ],
 )
-def test_devices_are_shared_out(visible, wanted, jobs, shares):
-    names = [str(index) for index in range(visible)]
-    for slot, share in enumerate(shares):
-        assert "".join(devices.share_of_slot(slot, names, devices=wanted, jobs=jobs)) == share
+def test_a_device_is_shared_only_where_there_are_too_few(leases, jobs, shares):
+    assert [leases(visible, count) for visible, count in jobs] == shares
+
+
+def test_a_device_is_free_again_when_its_job_ends(leases):
+    names = ["0", "MIG-GPU-8932f937/1/0"]
+    with devices.lease_devices(names, 1) as first:
+        assert leases(names, 1) == names[1]
+    with devices.lease_devices(names, 1) as second:
+        assert first == second == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "jobs", "at_once"),
+    [(3, 2, 9, 3), (-1, 4, 9, 4), (-2, 4, 9, 3), (-1, 4, 2, 2), (-1, 0, 99, 16), (-1, 0, 3, 3), (-99, 4, 9, 1)],
+)
+def test_how_many_jobs_run_at_once(monkeypatch, asked, gpus, jobs, at_once):
+    monkeypatch.setattr(devices, "visible_devices", lambda: [str(index) for index in range(gpus)])
+    monkeypatch.setattr(devices.joblib, "cpu_count", lambda: 16)
+    assert devices.jobs_at_once(asked, jobs=jobs) == at_once
 
 
 @pytest.mark.parametrize(
@@ -85,17 +107,6 @@ def test_devices_keep_the_names_that_were_given(monkeypatch, variable, count, na
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert devices.visible_devices() == names
-
-
-def test_a_slot_is_free_again_when_its_job_ends(monkeypatch, tmp_path):
-    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
-    with devices.lease_slot() as first:
-        with devices.lease_slot() as second:
-            assert (first, second) == (0, 1)
-        with devices.lease_slot() as third:
-            assert third == 1
-    with devices.lease_slot() as fourth:
-        assert fourth == 0
 
 
 class Worker:

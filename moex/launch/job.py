@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-import joblib
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from submitit.core.utils import UncompletedJobError
 
 from moex import config
-from moex.launch.devices import lease_slot, share_of_slot, visible_devices
+from moex.launch.devices import lease_devices, visible_devices
 from moex.launch.signals import told
 from moex.launch.sweep import update_record
 from moex.reporting.sweeps import RECORD, now
@@ -133,18 +132,18 @@ class _Errors(threading.Thread):
 @contextmanager
 def _own_devices(composed: DictConfig) -> Iterator[dict[str, str]]:
     """What gives a job beside others devices of its own, in its environment; tells which they are."""
-    launcher = HydraConfig.get().launcher
-    jobs = launcher.n_jobs if launcher.n_jobs > 0 else max(1, joblib.cpu_count() + 1 + launcher.n_jobs)
+    output = os.path.relpath(_job_folder() / "output.log")
     visible = visible_devices() if composed.runtime.device != "cpu" else []
-    with lease_slot() as slot:
+    if not visible:
         # joblib shares out the processor's cores itself.
-        place, environment = f"the CPU, {os.environ['OMP_NUM_THREADS']} threads", {}
-        if visible:
-            devices = OmegaConf.select(composed, "runtime.devices")
-            names = ",".join(share_of_slot(slot, visible, devices=devices, jobs=jobs))
-            place, environment = f"CUDA {names}", {"CUDA_VISIBLE_DEVICES": names}
-        print(f"job {_job_folder().name} on {place}: {os.path.relpath(_job_folder() / 'output.log')}", flush=True)
-        yield environment
+        print(f"job {_job_folder().name} on the CPU, {os.environ['OMP_NUM_THREADS']} threads: {output}", flush=True)
+        yield {}
+        return
+    count = composed.runtime.devices or max(1, len(visible) // HydraConfig.get().launcher.n_jobs)
+    with lease_devices(visible, count) as leased:
+        names = ",".join(leased)
+        print(f"job {_job_folder().name} on CUDA {names}: {output}", flush=True)
+        yield {"CUDA_VISIBLE_DEVICES": names}
 
 
 def _requeue() -> None:
