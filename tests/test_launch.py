@@ -11,7 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 from moex import launch
-from moex.launch import devices, job, signals
+from moex.config import Config
+from moex.launch import devices, job, signals, sweep
+from moex.reporting import sweeps
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -109,6 +111,34 @@ def test_devices_keep_the_names_that_were_given(monkeypatch, variable, count, na
     assert devices.visible_devices() == names
 
 
+def test_a_run_goes_on_without_its_record(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(job, "_is_sweep", lambda: True)
+    monkeypatch.setattr(job, "_job_folder", lambda: tmp_path)
+    sweep._write(tmp_path / "job.json", sweeps.Record(["seed=1"], folder="seed1"))
+    job._record(state="stopped")
+    assert sweeps.read_job(tmp_path / "job.json").state == "stopped"
+    (tmp_path / "job.json.tmp").mkdir()  # Where it would be written aside.
+    job._record(state="finished")
+    assert capsys.readouterr().err == f"error: cannot write {tmp_path}/job.json: Is a directory\n"
+
+
+def test_a_sweep_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "sweep" / "sweep.json").mkdir(parents=True)
+    for folder in (tmp_path / "file" / "sweep", tmp_path / "sweep"):
+        with pytest.raises(sweep.LaunchError, match=f"cannot write {folder}"), sweep.open_sweep([], folder):
+            pass
+
+
+def test_a_run_is_trained_once(tmp_path, capsys):
+    composed = [OmegaConf.structured(Config(seed=seed)) for seed in (0, 1, 0)]
+    records = sweep.new_records(
+        [[str(number)] for number in range(3)], tmp_path, compose=lambda job: composed[int(*job)]
+    )
+    assert [record.state for record in records] == ["waiting", "waiting", "failed"]
+    assert capsys.readouterr().err.startswith("error: job 2: the same run as job 0: ")
+
+
 class Worker:
     """Finishes its work although it was told to stop meanwhile."""
 
@@ -143,12 +173,12 @@ def told(monkeypatch):
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("sweep", [False, True])
-def test_a_signal_while_a_job_ends_stops_the_sweep_around_it(monkeypatch, told, sweep):
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_a_signal_while_a_job_ends_stops_the_sweep_around_it(monkeypatch, told, is_sweep):
     worker = Worker([signal.SIGINT])
     monkeypatch.setattr(job.subprocess, "Popen", lambda *_, **__: worker)
-    monkeypatch.setattr(job, "_is_sweep", lambda: sweep)
-    if sweep:
+    monkeypatch.setattr(job, "_is_sweep", lambda: is_sweep)
+    if is_sweep:
         with pytest.raises(KeyboardInterrupt):
             launch.run_job(OmegaConf.create())
     else:

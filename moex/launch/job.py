@@ -167,7 +167,11 @@ def _requeue() -> None:
 def _record(**changes: object) -> None:
     """Writes down how this job of a sweep stands; on several nodes, the first one does."""
     if _is_sweep() and os.environ.get("SLURM_PROCID", "0") == "0":
-        update_record(_job_folder() / RECORD, **changes)
+        try:
+            update_record(_job_folder() / RECORD, **changes)
+        # A run does not need its record.
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def _overrides() -> list[str]:
