@@ -219,7 +219,15 @@ def test_slurm_gets_what_was_asked_for_and_requeues(tmp_path):
     )
     task = wait_for(lambda: task_of(tmp_path, 0), process)
     submitted = (sham / "submission.sh").read_text().splitlines()
-    for line in ("partition=gpu", "time=30", "gpus-per-node=2", "ntasks-per-node=1", "signal=USR2@60", "requeue"):
+    for line in (
+        "partition=gpu",
+        "time=30",
+        "gpus-per-node=2",
+        "ntasks-per-node=1",
+        "cpus-per-task=16",
+        "signal=USR2@60",
+        "requeue",
+    ):
         assert f"#SBATCH --{line}" in submitted
     task.send_signal(signal.SIGUSR2)
     code, printed = end(process)
