@@ -119,7 +119,20 @@ def test_a_run_goes_on_without_its_record(monkeypatch, tmp_path, capsys):
     assert sweeps.read_job(tmp_path / "job.json").state == "stopped"
     (tmp_path / "job.json.tmp").mkdir()  # Where it would be written aside.
     job._record(state="finished")
-    assert capsys.readouterr().err == f"error: cannot write {tmp_path}/job.json: Is a directory\n"
+    assert (
+        capsys.readouterr().err == f"job {tmp_path.name}: error: cannot write {tmp_path}/job.json: Is a directory\n"
+    )
+
+
+def test_errors_of_jobs_side_by_side_are_told_apart(monkeypatch, tmp_path, capfdbinary):
+    monkeypatch.setattr(job, "_job_folder", lambda: Path("3"))
+    (tmp_path / "pipe").write_bytes(b"Traceback\nerror: no\n")
+    with (tmp_path / "output.log").open("wb", buffering=0) as output:
+        errors = job._Errors((tmp_path / "pipe").open("rb"), output)
+        errors.join()
+    assert capfdbinary.readouterr().err == b"job 3: Traceback\njob 3: error: no\n"
+    assert (tmp_path / "output.log").read_bytes() == (tmp_path / "pipe").read_bytes()
+    assert errors.last_line == "error: no"
 
 
 def test_a_sweep_that_cannot_be_written(tmp_path):

@@ -49,7 +49,7 @@ def run_job(composed: DictConfig) -> int:
         job = {"command": _job_command(), "config": OmegaConf.to_container(composed, resolve=True)}
     except (ValueError, OmegaConfBaseException) as error:
         code, message = 1, f"error: {str(error).splitlines()[0]}"
-        print(message, file=sys.stderr, flush=True)
+        _tell(message)
     else:
         code, message = _train(job, composed)
         # Without one, the run used up its minutes.
@@ -74,9 +74,9 @@ def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
     """Runs the worker to its end; returns its exit code and the last line of its standard error."""
     with ExitStack() as stack:
         output, environment = None, dict(os.environ)
-        if not (told.is_command or told.is_submitted):
+        if _is_side_by_side():
             # The progress of jobs side by side would be unreadable on one terminal.
-            output = stack.enter_context((_job_folder() / "output.log").open("ab"))
+            output = stack.enter_context((_job_folder() / "output.log").open("ab", buffering=0))
             environment |= stack.enter_context(_own_devices(composed))
         worker = subprocess.Popen(
             [sys.executable, "-m", "moex.run"],
@@ -91,7 +91,7 @@ def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
         _record(state="running", host=socket.gethostname(), pid=worker.pid, start=now(), end="", message="")
         assert worker.stdin is not None
         assert worker.stderr is not None
-        errors = _Errors(worker.stderr)
+        errors = _Errors(worker.stderr, output)
         # Left open: its end tells the worker that the parent is gone. A worker that was stopped does not read.
         with suppress(BrokenPipeError):
             worker.stdin.write(json.dumps(job).encode() + b"\n")
@@ -104,29 +104,41 @@ def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
         return code, errors.last_line
     message = f"the worker was ended by {signal.Signals(-code).name}"
     if not told.received:
-        print(f"error: {message}; the same command continues", file=sys.stderr, flush=True)
+        _tell(f"error: {message}; the same command continues")
     return 128 - code, message
 
 
 class _Errors(threading.Thread):
-    """Passes on what a worker writes to its standard error, and keeps the last line of it."""
+    """Passes on what a worker writes to its standard error, and keeps the last line of it.
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    With an output of its own, the job's lines are in there too, and on the terminal they say whose they are.
+    """
+
+    def __init__(self, pipe: IO[bytes], output: IO[bytes] | None) -> None:
         super().__init__(daemon=True)
         self.last_line = ""
         self._pipe = pipe
+        self._output = output
         self.start()
 
     def run(self) -> None:
         """Ends with the pipe."""
         recent = b""
         with self._pipe:
-            while chunk := os.read(self._pipe.fileno(), 1 << 16):
-                sys.stderr.buffer.write(chunk)
+            while chunk := self._read():
+                sys.stderr.buffer.write(_prefix().encode() + chunk)
                 sys.stderr.flush()
+                if self._output is not None:
+                    # Where the disk is full, the terminal still has it.
+                    with suppress(OSError):
+                        self._output.write(chunk)
                 recent = (recent + chunk)[-(1 << 14) :]
                 lines = [line for line in recent.decode(errors="replace").splitlines() if line.strip()]
                 self.last_line = lines[-1].strip() if lines else ""
+
+    def _read(self) -> bytes:
+        """The next line beside other jobs; alone, what there is."""
+        return os.read(self._pipe.fileno(), 1 << 16) if self._output is None else self._pipe.readline()
 
 
 @contextmanager
@@ -160,7 +172,7 @@ def _requeue() -> None:
     # Too many times already, or the scheduler refuses.
     except (UncompletedJobError, subprocess.SubprocessError) as error:
         message = f"not requeued: {error}"
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        _tell(f"error: {message}")
         _record(state="stopped", message=message)
 
 
@@ -171,7 +183,22 @@ def _record(**changes: object) -> None:
             update_record(_job_folder() / RECORD, **changes)
         # A run does not need its record.
         except OSError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _tell(f"error: {error}")
+
+
+def _tell(message: str) -> None:
+    """Prints a line about this job."""
+    print(f"{_prefix()}{message}", file=sys.stderr, flush=True)
+
+
+def _prefix() -> str:
+    """Whose line it is on a terminal that several jobs share."""
+    return f"job {_job_folder().name}: " if _is_side_by_side() else ""
+
+
+def _is_side_by_side() -> bool:
+    """Whether this process is one of joblib's."""
+    return not (told.is_command or told.is_submitted)
 
 
 def _overrides() -> list[str]:
