@@ -16,6 +16,7 @@ from moex.launch import devices, job, signals, sweep
 from moex.reporting import sweeps
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = str(CONFIGS.parent / "experiments")
 
 
 @pytest.mark.parametrize(
@@ -26,8 +27,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
         ["-m", "model=choice(resnet20,resnet32)", "seed=range(3)"],
         ["-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "seed=0,1"],
         ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-        ["--config-dir=/elsewhere", "model=mine"],
-        ["--config-dir", "/elsewhere", "+experiment=mine"],
+        [f"--config-dir={EXPERIMENTS}", "+study=normalisation", "epochs=3"],
+        ["-m", "--config-dir", EXPERIMENTS, "+study=normalisation,weight", "model=resnet20"],
+        ["--cfg", "job", "seed=1"],
         ["hydra.verbose=true", "+model.options.alpha=3", "~augmentation.cutout", "++epochs=3"],
     ],
     ids=" ".join,
@@ -43,6 +45,12 @@ def test_accepted(arguments):
         (["lr=3"], "the nearest are optimizer.lr"),
         (["-m", "model=resnet20,resnet21"], "there is no model 'resnet21': it must be one of densenet_bc_100"),
         (["experiment=digits_moex"], r"with a plus: \+experiment=digits_moex"),
+        (["--config-dir", EXPERIMENTS, "+study=x"], "there is no study 'x': it must be one of components"),
+        (["--config-dir", EXPERIMENTS, "+study=weight", "epohcs=3"], "unknown key 'epohcs': the nearest are epochs"),
+        (["--config-dir=/nowhere", "model=mine"], "there is no folder /nowhere"),
+        (["--multirun", "--cfg", "job", "seed=0,1"], "--cfg shows one run: leave --multirun out"),
+        (["-m", "-c", "job"], "--cfg shows one run: leave --multirun out"),
+        (["hydra.job.chdir=true"], "hydra.job.chdir: every path is seen from where"),
     ],
 )
 def test_refused(arguments, message):

@@ -249,7 +249,7 @@ def test_slurm_keeps_its_jobs_when_the_command_is_stopped(tmp_path):
     assert "the jobs that SLURM has go on" in printed
     code, printed = end(start(*command, cwd=tmp_path, **environment))
     assert code == 0
-    assert printed.startswith("1 job: 1 running; python scripts/sweep.py status outputs/multirun/")
+    assert printed.startswith(f"1 job: 1 running; python {REPOSITORY}/scripts/sweep.py status outputs/multirun/")
     # A job that must not be requeued saves all the same.
     (tmp_path / "sham" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     task.send_signal(signal.SIGTERM)

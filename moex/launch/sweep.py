@@ -30,7 +30,7 @@ class LaunchError(RuntimeError):
 
 def sweep_folder(varied: Sequence[str], jobs: Sequence[Sequence[str]], parent: str) -> Path:
     """Where a sweep is recorded: the beginning of what it varies, to be read, and a digest of its jobs."""
-    readable = re.sub(r"[^\w.]+", "-", " ".join(varied)).strip("-")[:60]
+    readable = re.sub(r"[^\w.]+", "-", " ".join(varied)).strip("-")[:60] or "default"
     digest = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()[:8]
     return Path(parent) / f"{readable}-{digest}"
 
@@ -112,7 +112,8 @@ def _new_record(overrides: list[str], composed: DictConfig, folder: Path) -> Rec
 
 
 def _status_command(folder: Path) -> str:
-    return shlex.join(["python", "scripts/sweep.py", "status", str(folder)])
+    script = Path(sys.argv[0]).parent / "scripts" / "sweep.py"
+    return shlex.join(["python", str(script), "status", str(folder)])
 
 
 def _write(path: Path, record: Record) -> None:
