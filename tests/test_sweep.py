@@ -187,6 +187,15 @@ def test_the_command_stops_what_submitit_runs_on_this_machine(tmp_path):
     assert states(tmp_path) == ["stopped", "stopped"]
 
 
+def test_a_job_that_is_killed_lets_the_others_end(tmp_path):
+    process = start(*QUICK, "hydra/launcher=submitit_local", "seed=0,1", cwd=tmp_path)
+    wait_for(lambda: task_of(tmp_path, 0), process).kill()
+    code, printed = end(process)
+    assert code == 1
+    assert "has not produced any output" in printed
+    assert printed.endswith("; 2 jobs: 1 finished, 1 lost\n")
+
+
 SLURM = {
     # Keeps what was submitted, and runs it at once.
     "sbatch": 'cp "$1" $SHAM/submission.sh; SLURM_JOB_ID=7 bash "$1" >> $SHAM/log 2>&1 & echo Submitted batch job 7',
