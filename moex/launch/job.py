@@ -100,12 +100,12 @@ def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
         told.worker = None
         # Something that the worker started may still hold its end.
         errors.join(timeout=5)
-    if code >= 0:
-        return code, errors.last_line
-    message = f"the worker was ended by {signal.Signals(-code).name}"
-    if not told.received:
-        _tell(f"error: {message}; the same command continues")
-    return 128 - code, message
+        if code >= 0:
+            return code, errors.last_line
+        message = f"the worker was ended by {signal.Signals(-code).name}"
+        if not told.received:
+            errors.pass_on(f"error: {message}; the same command continues\n".encode())
+        return 128 - code, message
 
 
 class _Errors(threading.Thread):
@@ -126,15 +126,19 @@ class _Errors(threading.Thread):
         recent = b""
         with self._pipe:
             while chunk := self._read():
-                sys.stderr.buffer.write(_prefix().encode() + chunk)
-                sys.stderr.flush()
-                if self._output is not None:
-                    # Where the disk is full, the terminal still has it.
-                    with suppress(OSError):
-                        self._output.write(chunk)
+                self.pass_on(chunk)
                 recent = (recent + chunk)[-(1 << 14) :]
                 lines = [line for line in recent.decode(errors="replace").splitlines() if line.strip()]
                 self.last_line = lines[-1].strip() if lines else ""
+
+    def pass_on(self, chunk: bytes) -> None:
+        """Writes a part to the terminal, and to the job's output."""
+        sys.stderr.buffer.write(_prefix().encode() + chunk)
+        sys.stderr.flush()
+        if self._output is not None:
+            # Full, or closed after the worker, something of which still writes: the terminal has it.
+            with suppress(OSError, ValueError):
+                self._output.write(chunk)
 
     def _read(self) -> bytes:
         """The next line beside other jobs; alone, what there is."""
