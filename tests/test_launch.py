@@ -160,6 +160,27 @@ def test_a_run_is_trained_once(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: job 2: the same run as job 0: ")
 
 
+@pytest.mark.parametrize(
+    ("runtime", "gpus", "share"),
+    [
+        ({"device": "auto", "devices": None}, 4, {"CUDA_VISIBLE_DEVICES": "0,1"}),
+        ({"device": "cuda", "devices": 3}, 4, {"CUDA_VISIBLE_DEVICES": "0,1,2"}),
+        ({"device": "cuda", "devices": None}, 1, {"CUDA_VISIBLE_DEVICES": "0"}),
+        ({"device": "cpu", "devices": None}, 4, {}),
+        ({"device": "auto", "devices": None}, 0, {}),
+    ],
+)
+def test_a_job_is_told_its_devices(monkeypatch, tmp_path, runtime, gpus, share):
+    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(job, "visible_devices", lambda: [str(index) for index in range(gpus)])
+    monkeypatch.setattr(job, "_job_folder", lambda: Path("3"))
+    monkeypatch.setattr(job.HydraConfig, "get", lambda: OmegaConf.create({"launcher": {"n_jobs": 2}}))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with job._own_devices(OmegaConf.create({"runtime": runtime})) as environment:
+        assert environment == share
+    assert bool(list(tmp_path.iterdir())) == bool(share)  # Without a GPU there is nothing to lease.
+
+
 class Worker:
     """Finishes its work although it was told to stop meanwhile."""
 
