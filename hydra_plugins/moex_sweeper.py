@@ -2,6 +2,7 @@
 
 import sys
 
+import psutil
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +22,8 @@ class ResumingSweeper(BasicSweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Names the sweep's folder, which the launcher and the jobs find in their configurations."""
         # Hydra imports every plugin it finds, before it knows which one it needs.
-        from moex.launch.sweep import sweep_folder
+        from moex.launch.devices import jobs_at_once
+        from moex.launch.sweep import LaunchError, sweep_folder
 
         arguments = [*self._parse_config(), *config.hydra.overrides.task]
         parsed = OverridesParser.create(config_loader=hydra_context.config_loader).parse_overrides(arguments)
@@ -31,6 +33,14 @@ class ResumingSweeper(BasicSweeper):
         with open_dict(config):
             config.hydra.sweep.dir = str(self.folder)
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{self.folder}'")
+            if "n_jobs" in config.hydra.launcher:
+                if config.hydra.launcher.n_jobs == 0:
+                    raise LaunchError(
+                        "hydra.launcher.n_jobs is 0: it must be 1 or more, or -1 for one job a GPU or core"
+                    )
+                # joblib knows of cores alone.
+                config.hydra.launcher.n_jobs = jobs_at_once(config.hydra.launcher.n_jobs, jobs=len(self.jobs))
+                config.hydra.overrides.hydra.append(f"hydra.launcher.n_jobs={config.hydra.launcher.n_jobs}")
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:
@@ -53,10 +63,11 @@ class ResumingSweeper(BasicSweeper):
             exit_codes.extend(self._launch(batch))
 
     def _launch(self, batch: list[list[str]]) -> list[int]:
-        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+        from submitit.core.utils import UncompletedJobError
 
         from moex.launch.signals import told
         from moex.launch.sweep import LaunchError
+        from moex.reporting.sweeps import count_states, read_jobs
 
         assert self.launcher is not None
         codes: list[int] = []
@@ -64,9 +75,16 @@ class ResumingSweeper(BasicSweeper):
             try:
                 returned = self.launcher.launch(chunk, initial_job_idx=len(codes))
             except KeyboardInterrupt:
-                if isinstance(self.launcher, SlurmLauncher):
-                    print("the jobs that SLURM has go on, until scancel ends them", file=sys.stderr, flush=True)
+                self._tell_what_goes_on()
                 raise
+            # One was lost, and submitit does not wait for those after it. On this machine they are our children.
+            except UncompletedJobError as error:
+                psutil.wait_procs(psutil.Process().children())
+                if told.received:
+                    raise KeyboardInterrupt from None
+                self._tell_what_goes_on()
+                lost = " ".join(str(error).splitlines()[:2])
+                raise LaunchError(f"{lost}; {count_states(read_jobs(self.folder))}") from None
             # Not a job's error, which would be in what it returned.
             except RuntimeError as error:
                 if told.received:
@@ -76,3 +94,9 @@ class ResumingSweeper(BasicSweeper):
                 raise KeyboardInterrupt
             codes += [job.return_value for job in returned]
         return codes
+
+    def _tell_what_goes_on(self) -> None:
+        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+
+        if isinstance(self.launcher, SlurmLauncher):
+            print("the jobs that SLURM has go on, until scancel ends them", file=sys.stderr, flush=True)

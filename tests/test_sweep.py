@@ -187,6 +187,15 @@ def test_the_command_stops_what_submitit_runs_on_this_machine(tmp_path):
     assert states(tmp_path) == ["stopped", "stopped"]
 
 
+def test_a_job_that_is_killed_lets_the_others_end(tmp_path):
+    process = start(*QUICK, "hydra/launcher=submitit_local", "seed=0,1", cwd=tmp_path)
+    wait_for(lambda: task_of(tmp_path, 0), process).kill()
+    code, printed = end(process)
+    assert code == 1
+    assert "has not produced any output" in printed
+    assert printed.endswith("; 2 jobs: 1 finished, 1 lost\n")
+
+
 SLURM = {
     # Keeps what was submitted, and runs it at once.
     "sbatch": 'cp "$1" $SHAM/submission.sh; SLURM_JOB_ID=7 bash "$1" >> $SHAM/log 2>&1 & echo Submitted batch job 7',
@@ -219,7 +228,15 @@ def test_slurm_gets_what_was_asked_for_and_requeues(tmp_path):
     )
     task = wait_for(lambda: task_of(tmp_path, 0), process)
     submitted = (sham / "submission.sh").read_text().splitlines()
-    for line in ("partition=gpu", "time=30", "gpus-per-node=2", "ntasks-per-node=1", "signal=USR2@60", "requeue"):
+    for line in (
+        "partition=gpu",
+        "time=30",
+        "gpus-per-node=2",
+        "ntasks-per-node=1",
+        "cpus-per-task=16",
+        "signal=USR2@60",
+        "requeue",
+    ):
         assert f"#SBATCH --{line}" in submitted
     task.send_signal(signal.SIGUSR2)
     code, printed = end(process)
@@ -241,7 +258,7 @@ def test_slurm_keeps_its_jobs_when_the_command_is_stopped(tmp_path):
     assert "the jobs that SLURM has go on" in printed
     code, printed = end(start(*command, cwd=tmp_path, **environment))
     assert code == 0
-    assert printed.startswith("1 job: 1 running; python scripts/sweep.py status outputs/multirun/")
+    assert printed.startswith(f"1 job: 1 running; python {REPOSITORY}/scripts/sweep.py status outputs/multirun/")
     # A job that must not be requeued saves all the same.
     (tmp_path / "sham" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     task.send_signal(signal.SIGTERM)

@@ -105,12 +105,13 @@ def test_jobs_are_in_the_order_of_their_numbers(root):
     assert [job.label for job in sweeps.read_jobs(root / "multirun" / "seed-0-1-2")] == ["0", "1", "2", "9", "10"]
 
 
-def status(path):
+def status(path, cwd=None):
     """Exit code and lines of the command, as a pipe gets them."""
     answer = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / "sweep.py"), "status", str(path)],
         capture_output=True,
         text=True,
+        cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
     return answer.returncode, (answer.stdout + answer.stderr).splitlines()
@@ -155,3 +156,32 @@ def test_the_command(root):
 def test_the_command_finds_nothing(tmp_path):
     assert status(tmp_path / "nowhere") == (1, [f"error: there is no folder {tmp_path / 'nowhere'}"])
     assert status(tmp_path) == (1, [f"error: {tmp_path} holds neither a sweep nor a run"])
+
+
+def test_the_command_takes_any_folder_of_a_run(root):
+    run = root / "digits" / "recipe" / "seed0"
+    write(run / "config.yaml", {})
+    finish(run)
+    for path, cwd in ((run, None), (".", run)):
+        code, lines = status(path, cwd=cwd)
+        assert code == 0
+        assert ["seed0", "finished", "30/30", "1.25"] in [re.split(r"\s{2,}", line.strip()) for line in lines]
+    file = run / "config.yaml"
+    assert status(file) == (1, [f"error: {file} is a file, not a folder"])
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", "\0"])
+def test_a_damaged_file_hides_no_job(root, damage):
+    sweep, recipe = root / "multirun" / "seed-0-1-2", root / "digits" / "recipe"
+    damaged = [sweep / "0" / "job.json", recipe / "seed1" / "result.json", recipe / "seed2" / "heartbeat.json"]
+    change(root, 2, state="running", host=HERE, pid=os.getpid(), start=ago(0))
+    for path in damaged:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(damage)
+    jobs = sweeps.read_jobs(sweep)
+    assert [job.state for job in jobs] == ["failed", "waiting", "running"]
+    assert [job.message for job in jobs] == [f"cannot read {path}" for path in damaged]
+    (sweep / "sweep.json").write_text(damage)
+    code, lines = status(root)
+    assert code == 0
+    assert lines[1] == f"cannot read {sweep / 'sweep.json'}"

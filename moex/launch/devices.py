@@ -1,28 +1,27 @@
 """Which devices a job gets that runs beside others on one machine."""
 
-import getpass
-import itertools
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import filelock
+import joblib
 import torch
 
 
-def share_of_slot(slot: int, visible: Sequence[str], *, devices: int | None, jobs: int) -> list[str]:
-    """The devices of the job in one slot: jobs share a device only where there are too few.
+def jobs_at_once(asked: int, *, jobs: int) -> int:
+    """How many of a sweep's jobs run at the same time.
 
     Args:
-        slot: the job's place among those that run at the same time, from 0.
-        visible: the names of all devices.
-        devices: how many a job takes; None: what is there, divided by the jobs.
-        jobs: how many run at the same time.
+        asked: so many; from -1 downwards, as joblib counts, one for each GPU, or core without GPUs, or fewer.
+        jobs: how many there are.
     """
-    count = devices or max(1, len(visible) // jobs)
-    return [visible[(slot * count + place) % len(visible)] for place in range(min(count, len(visible)))]
+    if asked > 0:
+        return asked
+    return min(jobs, max(1, (len(visible_devices()) or joblib.cpu_count()) + 1 + asked))
 
 
 def visible_devices() -> list[str]:
@@ -33,18 +32,37 @@ def visible_devices() -> list[str]:
 
 
 @contextmanager
-def lease_slot() -> Iterator[int]:
-    """The smallest number that no other job of this user on this machine holds; the system frees it at death."""
-    folder = Path(tempfile.gettempdir()) / f"moex-{getpass.getuser()}"
+def lease_devices(visible: Sequence[str], count: int) -> Iterator[list[str]]:
+    """So many of the devices, or all: those that the fewest jobs of this user on this machine hold.
+
+    So a device is shared only where there are too few. The system frees what a job holds at its death.
+    """
+    folder = Path(tempfile.gettempdir()) / f"moex-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    for slot in itertools.count():
-        lock = filelock.FileLock(folder / f"slot{slot}.lock")
+    with ExitStack() as leases:
+        # One job at a time chooses.
+        with filelock.FileLock(folder / "choice.lock"):
+            holders = {name: _count_holders(folder / _file_name(name)) for name in visible}
+            chosen = sorted(visible, key=holders.__getitem__)[:count]
+            for name in chosen:
+                path = folder / _file_name(name) / uuid.uuid4().hex
+                path.parent.mkdir(exist_ok=True)
+                leases.enter_context(filelock.FileLock(path))
+        yield chosen
+
+
+def _file_name(device: str) -> str:
+    # A part of a GPU has slashes in its name.
+    return f"device-{device.replace('/', '-')}"
+
+
+def _count_holders(folder: Path) -> int:
+    """How many jobs hold the device of a folder; the files of those that have ended are removed."""
+    holders = 0
+    for path in folder.glob("*"):
         try:
-            lock.acquire(timeout=0)
+            with filelock.FileLock(path, timeout=0):
+                path.unlink()
         except filelock.Timeout:
-            continue
-        try:
-            yield slot
-        finally:
-            lock.release()
-        return
+            holders += 1
+    return holders

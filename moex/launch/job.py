@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-import joblib
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from submitit.core.utils import UncompletedJobError
 
 from moex import config
-from moex.launch.devices import lease_slot, share_of_slot, visible_devices
+from moex.launch.devices import lease_devices, visible_devices
 from moex.launch.signals import told
 from moex.launch.sweep import update_record
 from moex.reporting.sweeps import RECORD, now
@@ -50,7 +49,7 @@ def run_job(composed: DictConfig) -> int:
         job = {"command": _job_command(), "config": OmegaConf.to_container(composed, resolve=True)}
     except (ValueError, OmegaConfBaseException) as error:
         code, message = 1, f"error: {str(error).splitlines()[0]}"
-        print(message, file=sys.stderr, flush=True)
+        _tell(message)
     else:
         code, message = _train(job, composed)
         # Without one, the run used up its minutes.
@@ -75,9 +74,9 @@ def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
     """Runs the worker to its end; returns its exit code and the last line of its standard error."""
     with ExitStack() as stack:
         output, environment = None, dict(os.environ)
-        if not (told.is_command or told.is_submitted):
+        if _is_side_by_side():
             # The progress of jobs side by side would be unreadable on one terminal.
-            output = stack.enter_context((_job_folder() / "output.log").open("ab"))
+            output = stack.enter_context((_job_folder() / "output.log").open("ab", buffering=0))
             environment |= stack.enter_context(_own_devices(composed))
         worker = subprocess.Popen(
             [sys.executable, "-m", "moex.run"],
@@ -92,7 +91,7 @@ def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
         _record(state="running", host=socket.gethostname(), pid=worker.pid, start=now(), end="", message="")
         assert worker.stdin is not None
         assert worker.stderr is not None
-        errors = _Errors(worker.stderr)
+        errors = _Errors(worker.stderr, output)
         # Left open: its end tells the worker that the parent is gone. A worker that was stopped does not read.
         with suppress(BrokenPipeError):
             worker.stdin.write(json.dumps(job).encode() + b"\n")
@@ -101,50 +100,66 @@ def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
         told.worker = None
         # Something that the worker started may still hold its end.
         errors.join(timeout=5)
-    if code >= 0:
-        return code, errors.last_line
-    message = f"the worker was ended by {signal.Signals(-code).name}"
-    if not told.received:
-        print(f"error: {message}; the same command continues", file=sys.stderr, flush=True)
-    return 128 - code, message
+        if code >= 0:
+            return code, errors.last_line
+        message = f"the worker was ended by {signal.Signals(-code).name}"
+        if not told.received:
+            errors.pass_on(f"error: {message}; the same command continues\n".encode())
+        return 128 - code, message
 
 
 class _Errors(threading.Thread):
-    """Passes on what a worker writes to its standard error, and keeps the last line of it."""
+    """Passes on what a worker writes to its standard error, and keeps the last line of it.
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    With an output of its own, the job's lines are in there too, and on the terminal they say whose they are.
+    """
+
+    def __init__(self, pipe: IO[bytes], output: IO[bytes] | None) -> None:
         super().__init__(daemon=True)
         self.last_line = ""
         self._pipe = pipe
+        self._output = output
         self.start()
 
     def run(self) -> None:
         """Ends with the pipe."""
         recent = b""
         with self._pipe:
-            while chunk := os.read(self._pipe.fileno(), 1 << 16):
-                sys.stderr.buffer.write(chunk)
-                sys.stderr.flush()
+            while chunk := self._read():
+                self.pass_on(chunk)
                 recent = (recent + chunk)[-(1 << 14) :]
                 lines = [line for line in recent.decode(errors="replace").splitlines() if line.strip()]
                 self.last_line = lines[-1].strip() if lines else ""
+
+    def pass_on(self, chunk: bytes) -> None:
+        """Writes a part to the terminal, and to the job's output."""
+        sys.stderr.buffer.write(_prefix().encode() + chunk)
+        sys.stderr.flush()
+        if self._output is not None:
+            # Full, or closed after the worker, something of which still writes: the terminal has it.
+            with suppress(OSError, ValueError):
+                self._output.write(chunk)
+
+    def _read(self) -> bytes:
+        """The next line beside other jobs; alone, what there is."""
+        return os.read(self._pipe.fileno(), 1 << 16) if self._output is None else self._pipe.readline()
 
 
 @contextmanager
 def _own_devices(composed: DictConfig) -> Iterator[dict[str, str]]:
     """What gives a job beside others devices of its own, in its environment; tells which they are."""
-    launcher = HydraConfig.get().launcher
-    jobs = launcher.n_jobs if launcher.n_jobs > 0 else max(1, joblib.cpu_count() + 1 + launcher.n_jobs)
+    output = os.path.relpath(_job_folder() / "output.log")
     visible = visible_devices() if composed.runtime.device != "cpu" else []
-    with lease_slot() as slot:
+    if not visible:
         # joblib shares out the processor's cores itself.
-        place, environment = f"the CPU, {os.environ['OMP_NUM_THREADS']} threads", {}
-        if visible:
-            devices = OmegaConf.select(composed, "runtime.devices")
-            names = ",".join(share_of_slot(slot, visible, devices=devices, jobs=jobs))
-            place, environment = f"CUDA {names}", {"CUDA_VISIBLE_DEVICES": names}
-        print(f"job {_job_folder().name} on {place}: {os.path.relpath(_job_folder() / 'output.log')}", flush=True)
-        yield environment
+        print(f"job {_job_folder().name} on the CPU, {os.environ['OMP_NUM_THREADS']} threads: {output}", flush=True)
+        yield {}
+        return
+    count = composed.runtime.devices or max(1, len(visible) // HydraConfig.get().launcher.n_jobs)
+    with lease_devices(visible, count) as leased:
+        names = ",".join(leased)
+        print(f"job {_job_folder().name} on CUDA {names}: {output}", flush=True)
+        yield {"CUDA_VISIBLE_DEVICES": names}
 
 
 def _requeue() -> None:
@@ -161,14 +176,33 @@ def _requeue() -> None:
     # Too many times already, or the scheduler refuses.
     except (UncompletedJobError, subprocess.SubprocessError) as error:
         message = f"not requeued: {error}"
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        _tell(f"error: {message}")
         _record(state="stopped", message=message)
 
 
 def _record(**changes: object) -> None:
     """Writes down how this job of a sweep stands; on several nodes, the first one does."""
     if _is_sweep() and os.environ.get("SLURM_PROCID", "0") == "0":
-        update_record(_job_folder() / RECORD, **changes)
+        try:
+            update_record(_job_folder() / RECORD, **changes)
+        # A run does not need its record.
+        except OSError as error:
+            _tell(f"error: {error}")
+
+
+def _tell(message: str) -> None:
+    """Prints a line about this job."""
+    print(f"{_prefix()}{message}", file=sys.stderr, flush=True)
+
+
+def _prefix() -> str:
+    """Whose line it is on a terminal that several jobs share."""
+    return f"job {_job_folder().name}: " if _is_side_by_side() else ""
+
+
+def _is_side_by_side() -> bool:
+    """Whether this process is one of joblib's."""
+    return not (told.is_command or told.is_submitted)
 
 
 def _overrides() -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import OverrideParseException
@@ -19,27 +20,37 @@ def check_overrides(arguments: Sequence[str], configs: Path) -> None:
 
     Hydra refuses them too, but only says that a key is not there, and in a sweep after the jobs before it.
 
+    Args:
+        arguments: the command line's.
+        configs: the folder of the groups; `--config-dir` adds another.
+
     Raises:
-        OverrideError: there is no such key or choice.
+        OverrideError: there is no such key or choice, or what is asked for does not go together.
     """
-    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    if any(argument.startswith(("--config-dir", "-cd")) for argument in arguments):
-        return  # That folder adds groups and choices of its own.
+    asked = get_args(arguments)
+    if asked.multirun and asked.cfg:
+        raise OverrideError("--cfg shows one run: leave --multirun out")
+    folders = [configs, *([Path(asked.config_dir)] if asked.config_dir else [])]
+    for folder in folders:
+        if not folder.is_dir():
+            raise OverrideError(f"there is no folder {folder}")
+    parsed = OverridesParser.create().parse_overrides([text for text in asked.overrides if "=" in text])
     keys = config.known_keys()
     for override in parsed:
         key = override.key_or_group
+        if key == "hydra.job.chdir" and override.value():
+            raise OverrideError("hydra.job.chdir: every path is seen from where the command runs, so leave it out")
         if key.startswith("hydra"):
             continue  # Hydra's own: its plugins add choices that are not in our folder.
         if key == "experiment" and not override.is_add():
             raise OverrideError(
                 f"an experiment is added with a plus: +experiment={override.get_value_element_as_str()}"
             )
-        free = key == "experiment" or key.startswith("model.options")
+        free = key.startswith("model.options") or any((folder / key).is_dir() for folder in folders)
         if not free and key not in keys:
             raise OverrideError(config.unknown_key(key))
-        if (configs / key).is_dir() and override.value_type != ValueType.GLOB_CHOICE_SWEEP:
-            known = sorted(path.stem for path in (configs / key).glob("*.yaml"))
+        known = sorted(path.stem for folder in folders for path in (folder / key).glob("*.yaml"))
+        if known and override.value_type != ValueType.GLOB_CHOICE_SWEEP:
             values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
             for value in map(str, values):
                 if value not in known:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,8 @@ def run_program(train: Callable[[], object], *, configs: Path) -> int:
     except KeyboardInterrupt:
         command = shlex.join(["python", *sys.argv])
         print(f"stopped; the same command continues: {command}", file=sys.stderr, flush=True)
-        return 128 + told.received[0]
+        # A process of joblib's that was only starting may have received it alone.
+        return 128 + (told.received[0] if told.received else signal.SIGINT)
     return next((code for code in exit_codes if code), 0)
 
 

@@ -30,6 +30,10 @@ _COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "lost": "re
 PATIENCE = 600.0
 
 
+class DamagedError(ValueError):
+    """A file of a sweep or a run that does not hold what it should."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What `job.json` holds.
@@ -92,30 +96,41 @@ def read_jobs(sweep: Path) -> list[Job]:
 
 def read_job(path: Path) -> Job:
     """How the job stands whose `job.json` this is: a result of its run counts more than what the job wrote."""
-    record = Record(**json.loads(path.read_text()))
-    label, overrides = path.parent.name, record.overrides
+    label = path.parent.name
+    try:
+        record = Record(**(_read_json(path) or {}))
+    except (DamagedError, TypeError):
+        return Job(label, "failed", None, message=f"cannot read {path}")
     if not record.folder:
-        return Job(label, record.state, None, overrides, message=record.message)
-    folder = Path(os.path.normpath(path.parents[1] / record.folder))
-    result, beat = _read_json(folder / "result.json"), _read_json(folder / "heartbeat.json")
-    if result is not None:
-        return _finished(label, folder, result, overrides)
-    # A heartbeat from before this start is of the session before.
-    if beat is not None and record.state == "running" and beat["time"] < record.start:
-        beat = None
-    state = record.state
-    if state == "running" and not _lives(record.host, record.pid, start=record.start, beat=beat):
-        state = "lost"
-    return Job(label, state, folder, overrides, _progress(beat), _time_of(beat), message=record.message)
+        return Job(label, record.state, None, record.overrides, message=record.message)
+    return _read_run(Path(os.path.normpath(path.parents[1] / record.folder)), label, record)
 
 
 def read_run(folder: Path, label: str) -> Job:
     """How a run stands that belongs to no sweep."""
-    result, beat = _read_json(folder / "result.json"), _read_json(folder / "heartbeat.json")
-    if result is not None:
-        return _finished(label, folder, result, [])
-    lives = beat is not None and _lives(beat["host"], beat["pid"], start=beat["time"], beat=beat)
-    return Job(label, "running" if lives else "stopped", folder, progress=_progress(beat), heartbeat=_time_of(beat))
+    return _read_run(folder, label, None)
+
+
+def _read_run(folder: Path, label: str, record: Record | None) -> Job:
+    overrides, state, message = (record.overrides, record.state, record.message) if record else ([], "stopped", "")
+    beat = None
+    try:
+        result = _read_json(folder / "result.json", "epochs", "last")
+        if result is not None:
+            return _finished(label, folder, result, overrides)
+        beat = _read_json(folder / "heartbeat.json", "time", "epoch", "epochs", "host", "pid")
+    except DamagedError as error:
+        message = str(error)
+    if record is None:
+        if beat is not None and _lives(beat["host"], beat["pid"], start=beat["time"], beat=beat):
+            state = "running"
+    elif state == "running":
+        # A heartbeat from before this start is of the session before.
+        if beat is not None and beat["time"] < record.start:
+            beat = None
+        if not _lives(record.host, record.pid, start=record.start, beat=beat):
+            state = "lost"
+    return Job(label, state, folder, overrides, _progress(beat), _time_of(beat), message=message)
 
 
 def print_status(path: Path, console: Console) -> None:
@@ -125,21 +140,24 @@ def print_status(path: Path, console: Console) -> None:
         ValueError: there is no such folder, or neither a sweep nor a run in it.
     """
     if not path.is_dir():
-        raise ValueError(f"there is no folder {path}")
+        raise ValueError(f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
     sweeps = sorted(found.parent for found in path.rglob(SWEEP))
     swept: set[Path] = set()
     for sweep in sweeps:
         jobs = read_jobs(sweep)
         swept.update(job.folder.resolve() for job in jobs if job.folder is not None)
-        command = json.loads((sweep / SWEEP).read_text())["command"]
+        try:
+            command = (_read_json(sweep / SWEEP, "command") or {})["command"]
+        except DamagedError as error:
+            command = str(error)
         _print_table(jobs, varying_overrides(jobs), title=str(sweep), command=command, console=console)
     runs = sorted(found.parent for found in path.rglob("config.yaml") if found.parent.resolve() not in swept)
     # W&B keeps a config.yaml in its own folders.
-    runs = [run for run in runs if run.name.startswith("seed")]
+    runs = [run for run in runs if run.resolve().name.startswith("seed")]
     if not sweeps and not runs:
         raise ValueError(f"{path} holds neither a sweep nor a run")
     if runs:
-        jobs = [read_run(run, str(run.relative_to(path))) for run in runs]
+        jobs = [read_run(run, str(run.relative_to(path)) if run != path else run.resolve().name) for run in runs]
         _print_table(jobs, [job.label for job in jobs], title=f"runs in {path}", command="", console=console)
 
 
@@ -214,8 +232,18 @@ def _age(time: datetime | None) -> str:
     return f"{seconds} s ago"
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
+def _read_json(path: Path, *keys: str) -> dict[str, Any] | None:
+    """What a file holds, these keys at least; None if there is none.
+
+    Raises:
+        DamagedError: it holds something else, or cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
         return None
-    content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise DamagedError(f"cannot read {path}") from None
+    if not isinstance(content, dict) or not content.keys() >= {*keys}:
+        raise DamagedError(f"cannot read {path}")
     return content
