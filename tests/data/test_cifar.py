@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torchvision.datasets import utils
 
 from moex import data
 
@@ -141,7 +143,18 @@ def test_a_download_that_fails(small):
     archive.unlink()
     with pytest.raises(OSError, match=r"could not be fetched .*by hand, or set dataset.root"):
         data.load(name, root, download=True)
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == [f".{name}.lock"]
+
+
+def test_several_that_want_it_at_once(small, monkeypatch):
+    """The ranks of a run, which all find nothing: one of them fetches and extracts the archive."""
+    name, root, _ = small
+    extract, extracted = utils.extract_archive, []
+    monkeypatch.setattr(utils, "extract_archive", lambda *paths: extracted.append(paths) or extract(*paths))
+    with ThreadPoolExecutor(4) as pool:
+        sets = list(pool.map(lambda _: data.load(name, root, download=True), range(4)))
+    assert len(extracted) == 1
+    assert all(torch.equal(dataset.train_images, sets[0].train_images) for dataset in sets)
 
 
 def test_the_real_cifar100(cifar100_root):
