@@ -42,6 +42,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         _flush_folder(path.parent)
 
 
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a text, in UTF-8, as `write_atomically` does."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Saves plain containers and tensors as `last.pt`; the former one becomes `previous.pt`.
 

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from moex.checkpoint import write_atomically
+from moex.checkpoint import write_atomically, write_text_atomically
 from moex.config import LoggerConfig, flatten
 
 # Seconds that an upload to W&B may take at the end of a run; what is left stays in the folder for `wandb sync`.
@@ -205,7 +205,7 @@ def _wandb_id(folder: Path) -> str:
     path = folder / "wandb" / "id"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, lambda file: file.write(secrets.token_hex(8).encode()))
+        write_text_atomically(path, secrets.token_hex(8))
     return path.read_text()
 
 

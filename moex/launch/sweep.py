@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moex import config
-from moex.checkpoint import write_atomically
+from moex.checkpoint import write_text_atomically
 from moex.reporting.sweeps import RECORD, SWEEP, Record, count_states, read_job, read_jobs
 
 
@@ -95,7 +95,7 @@ def update_record(path: Path, **changes: Any) -> None:
 def _write_all(records: Sequence[Record], folder: Path) -> None:
     """Writes down the sweep's command, and the record of each job that does not run."""
     command = json.dumps({"command": shlex.join(["python", *sys.argv])}, ensure_ascii=False)
-    write_atomically(folder / SWEEP, lambda file: file.write(command.encode()))
+    write_text_atomically(folder / SWEEP, command)
     for number, record in enumerate(records):
         path = folder / str(number) / RECORD
         if not path.exists() or read_job(path).state != "running":
@@ -118,4 +118,4 @@ def _status_command(folder: Path) -> str:
 
 def _write(path: Path, record: Record) -> None:
     text = json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text_atomically(path, text)

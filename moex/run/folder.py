@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from moex import checkpoint
 from moex.config import Config, parse, recipe
 from moex.distributed import gather, rank, world_size
 from moex.engine import State, learning_rate_at
+from moex.reporting.sweeps import now
 
 # Seconds that a worker that was just killed may take to go.
 PATIENCE = 10.0
@@ -65,8 +65,8 @@ def claim(folder: Path, config: Config) -> filelock.BaseFileLock:
         lock.acquire(timeout=PATIENCE)
     except filelock.Timeout:
         raise ValueError(f"another process trains in {folder}: wait for it, or choose another seed") from None
-    text = OmegaConf.to_yaml(OmegaConf.structured(config)).encode()
-    checkpoint.write_atomically(folder / "config.yaml", lambda file: file.write(text))
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    checkpoint.write_text_atomically(folder / "config.yaml", text)
     return lock
 
 
@@ -171,7 +171,7 @@ def write_heartbeat(folder: Path, state: State, config: Config) -> None:
     # Nothing is lost with it: a disk that is full is told where it matters.
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(folder / "heartbeat.json", lambda file: file.write(text.encode()))
+        checkpoint.write_text_atomically(folder / "heartbeat.json", text)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -189,11 +189,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, and the same command writes it again") from None
     return result
-
-
-def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def commit() -> dict[str, Any]:

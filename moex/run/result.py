@@ -19,8 +19,8 @@ from moex.distributed import broadcast, rank
 from moex.engine import State, evaluate
 from moex.logging import write_metrics
 from moex.reporting.figures import save_run_figures
+from moex.reporting.sweeps import now
 from moex.run.build import Sets
-from moex.run.folder import now
 
 LIBRARIES = ("moex", "torch", "torchvision", "numpy", "timm", "scikit-learn")
 REPORTED = {
@@ -60,7 +60,7 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
     with checkpoint.saving(folder / "figures"):
         save_run_figures(folder)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    checkpoint.write_atomically(folder / "result.json", lambda file: file.write(text.encode()))
+    checkpoint.write_text_atomically(folder / "result.json", text)
     return result
 
 
