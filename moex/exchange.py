@@ -1,38 +1,170 @@
-"""Attaches the exchange of moments, or of other statistics, to a named layer of any network."""
+"""Attaches the exchange of moments, or of another statistic, to a named layer of any network."""
 
-from contextlib import AbstractContextManager
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from moex.features import FeatureHook
-from moex.moments import check_permutation, exchange_moments, parse_norm
-from moex.statistics import exchange_components, exchange_order
+from moex.beyond_moments import exchange_components, exchange_order
+from moex.features import Arguments, FeatureHook, record_features
+from moex.normalisation import check_permutation, exchange_moments, parse_norm
+from moex.points import RECOMMENDED, channels_of, find_channel_dim, points_of
+
+Exchange = Callable[..., Tensor]
+
+# What can be exchanged: each takes features and a permutation, and options by name.
+STATISTICS: dict[str, Exchange] = {
+    "moments": exchange_moments,
+    "components": exchange_components,
+    "order": exchange_order,
+}
+
+# Features that an exchange changes by less than this share of their norm, although the samples differ, are as good
+# as unchanged.
+UNCHANGED = 1e-3
+# An exchange acts after a layer whose features it changes by more than this share.
+ACTS = 1e-2
 
 
-class FeatureExchange(FeatureHook[Tensor]):
-    """What exchanges some statistic of a layer's output between the samples of a batch."""
+class FeatureExchange(FeatureHook):
+    """Exchanges a statistic of a layer's output between the samples of a batch, where and when it is told to.
 
-    def swap(self, perm: Tensor | None) -> AbstractContextManager[None]:
-        """Exchanges the statistic in the forward passes inside the context.
+    See `MomentExchange`, which exchanges moments.
+
+    Args:
+        model: Any network whose chosen layer returns a tensor `[B, ...]`.
+        layer: A name of the network's points (see `moex.models.points_of`), such as `stem`, or the path of a
+            submodule as `model.named_modules()` gives it.
+        function: Called with the features and a permutation `[B]` on their device, returns the new features. Where
+            it has an argument `channel_dim`, it gets that too.
+        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`. By default
+            the one that the network tells.
+
+    Attributes:
+        layer: The path of the submodule.
+
+    Raises:
+        ValueError: Unknown layer; the layer is the network itself; the network is already wrapped in
+            `DistributedDataParallel`, compiled, or uses `DataParallel`.
+    """
+
+    def __init__(self, model: nn.Module, layer: str, function: Exchange, *, channel_dim: int | None = None) -> None:
+        super().__init__(model, layer, function)
+        self.channel_dim = channel_dim
+        self._channels = channels_of(model, self.layer)
+        self._takes_channel_dim = "channel_dim" in inspect.signature(function).parameters
+        # Until the first exchange has shown that it changes anything.
+        self._model: nn.Module | None = model
+        self._inputs: tuple[Arguments, dict[str, Any]] | None = None
+        self._change_found: float | None = None
+
+    @contextmanager
+    def swap(self, perm: Tensor | None) -> Iterator[None]:
+        """Exchanges the statistic in the one forward pass inside the context.
 
         Args:
             perm: `[B]`, int64 or int32, on any device: sample `i` receives the moments of sample `perm[i]`.
                 None leaves the features as they are.
 
         Raises:
-            ValueError: `perm` is not a 1-D integer tensor; the hook was removed; a swap is already in
-                progress; or, on leaving, no forward pass has reached the layer (a copy of the network ran, or
-                one compiled before the hook was attached), so that features and labels would disagree.
+            ValueError: `perm` is not a 1-D integer tensor; the hook was removed; a swap is already in progress; the
+                forward pass calls the layer twice; or, on leaving, no forward pass has reached the layer, or the
+                first exchange has changed nothing, so that features and labels would disagree.
         """
-        if perm is not None:
-            check_permutation(perm)
-        return self._ordered(perm)
+        if perm is None:
+            self._check_free()
+            yield
+            return
+        check_permutation(perm)
+        if torch.compiler.is_compiling() or self._model is None:
+            with self.active(perm):
+                yield
+            return
+        handle = self._model.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
+        try:
+            # A compiled network would keep no values to look at.
+            with torch.compiler.set_stance("force_eager"), self.active(perm):
+                yield
+        finally:
+            handle.remove()
+            inputs, named_inputs = self._inputs or ((), {})
+            self._inputs = None
+        self._check_effect(*inputs, **named_inputs)
 
-    def _change(self, features: Tensor, order: Tensor) -> Tensor:
-        return self._exchange(features, order.to(features.device, non_blocking=True))
+    def check(self, features: Tensor, *inputs: Any, **named_inputs: Any) -> None:
+        """Looks whether an exchange changes anything, as `swap` does at the first exchange.
+
+        Args:
+            features: What the layer returned, `[B, ...]`, for two samples or more.
+            inputs: Of the network, for them.
+            named_inputs: Likewise, by name.
+
+        Raises:
+            ValueError: It changes nothing; with the layers where it would act.
+        """
+        self._measure(features, torch.arange(len(features), device=features.device).roll(1))
+        self._check_effect(*inputs, **named_inputs)
+
+    def _change(self, features: Tensor, arguments: Arguments) -> Tensor:
+        perm = arguments[0].to(features.device, non_blocking=True)
+        exchanged = self._exchange(features, perm)
+        if not torch.compiler.is_compiling() and self._model is not None:
+            self._measure(features, perm, exchanged)
+        return exchanged
 
     def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
-        raise NotImplementedError
+        if not self._takes_channel_dim:
+            return self.function(features, perm)
+        dim = find_channel_dim(features, self._channels, asked=self.channel_dim, layer=self.layer)
+        return self.function(features, perm, channel_dim=dim)
+
+    @torch.no_grad()
+    def _measure(self, features: Tensor, perm: Tensor, exchanged: Tensor | None = None) -> None:
+        """Notes by what share an exchange changes features, once there are pairs that differ."""
+        if features.is_meta:
+            return
+        change = relative_change(features, self._exchange(features, perm) if exchanged is None else exchanged)
+        differs = relative_change(features, features[perm]) > ACTS
+        if differs.any():
+            self._change_found = float(change[differs].max())
+
+    def _keep_inputs(self, model: nn.Module, inputs: Arguments, named_inputs: dict[str, Any]) -> None:
+        self._inputs = (inputs, named_inputs)
+
+    def _check_effect(self, *inputs: Any, **named_inputs: Any) -> None:
+        """Refuses an exchange that changes nothing.
+
+        Args:
+            inputs: Of the network, to look where an exchange would act.
+            named_inputs: Likewise, by name.
+        """
+        model, change = self._model, self._change_found
+        if model is None or change is None:
+            return
+        self._model = None
+        if change >= UNCHANGED:
+            return
+        layers = layers_where_it_acts(model, self._exchange_anywhere, *inputs, **named_inputs)
+        raise ValueError(
+            f"the exchange after {self.layer!r} changes the features by {change:.0e} of their norm, and labels would "
+            f"be mixed all the same: {self._reason()}; it acts after {', '.join(layers) or 'no layer that was tried'}"
+        )
+
+    def _reason(self) -> str:
+        return "the samples do not differ in what is exchanged"
+
+    def _exchange_anywhere(self, model: nn.Module, layer: str, features: Tensor, perm: Tensor) -> Tensor:
+        if not self._takes_channel_dim:
+            return self.function(features, perm)
+        dim = find_channel_dim(features, channels_of(model, layer), asked=None, layer=layer)
+        return self.function(features, perm, channel_dim=dim)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_model": None, "_inputs": None}
 
 
 class MomentExchange(FeatureExchange):
@@ -44,26 +176,28 @@ class MomentExchange(FeatureExchange):
         with exchange.swap(torch.randperm(len(images))):
             logits = model(images)
 
-    Outside `swap` the network computes what it always did, in training as in evaluation; inside, it exchanges
-    in both. Attach before `torch.compile` and before `DistributedDataParallel`; a compiled network keeps two
-    graphs, with and without the exchange, and does not recompile for a new permutation of the same length.
+    Outside `swap` the network computes what it always did, in training as in evaluation; inside, it exchanges in
+    both, in one forward pass that calls the layer once. Attach before `torch.compile` and before
+    `DistributedDataParallel`; a compiled network keeps two graphs, with and without the exchange, and does not
+    recompile for a new permutation of the same length. Activation checkpointing computes the same exchange again,
+    wherever `backward` is called.
 
-    The exchange takes place at every call of the layer inside `swap`: choose a layer that the network calls
-    once in a forward pass (the `relu` of a torchvision `BasicBlock` is called twice). With activation
-    checkpointing around the layer, call `backward` inside `swap` as well, for it computes the layer again.
+    The first exchange is looked at: where it changes nothing, as after a layer that ends in a LayerNorm, leaving
+    `swap` raises an error that names layers where it would. A compiled network runs that pass uncompiled.
 
-    A copy or a pickle of the network carries a hook of its own, which does nothing; to exchange moments
-    there, attach again.
+    A copy or a pickle of the network carries a hook of its own, which does nothing; to exchange moments there,
+    attach again.
 
     Source: Li et al., *On Feature Normalization and Data Augmentation*, CVPR 2021, section 3.
 
     Args:
         model: Any network whose chosen layer returns a tensor `[B, ...]` of 3 dimensions or more.
-        layer: A name of `model.points` (a mapping from names such as `stem` to module paths) where the
-            network has one, else the path of a submodule as `model.named_modules()` gives it.
+        layer: A name of the network's points (see `moex.models.points_of`), such as `stem`, or the path of a
+            submodule as `model.named_modules()` gives it.
         norm: The normalisation whose moments are exchanged (see `moex.moments`).
         eps: Added to the variance.
-        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`. By default
+            the one that the network tells.
         positive_only: Moments of the positive entries alone.
         detach: Whether moments are constants to the gradient. As published, they are not.
 
@@ -78,68 +212,58 @@ class MomentExchange(FeatureExchange):
     def __init__(
         self,
         model: nn.Module,
-        layer: str,
+        layer: str = RECOMMENDED,
         norm: str = "pono",
         *,
         eps: float = 1e-5,
-        channel_dim: int = 1,
+        channel_dim: int | None = None,
         positive_only: bool = False,
         detach: bool = False,
     ) -> None:
         parse_norm(norm)
-        super().__init__(model, layer)
+        function = functools.partial(exchange_moments, norm=norm, eps=eps, positive_only=positive_only, detach=detach)
+        super().__init__(model, layer, function, channel_dim=channel_dim)
         self.norm = norm
-        self.eps = eps
-        self.channel_dim = channel_dim
-        self.positive_only = positive_only
-        self.detach = detach
 
-    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
-        return exchange_moments(
-            features,
-            perm,
-            self.norm,
-            eps=self.eps,
-            channel_dim=self.channel_dim,
-            positive_only=self.positive_only,
-            detach=self.detach,
-        )
+    def _settings(self) -> list[str]:
+        return [f"norm={self.norm!r}"]
+
+    def _reason(self) -> str:
+        return f"the {self.norm!r} moments are constant there, as after a LayerNorm"
 
 
-class ComponentExchange(FeatureExchange):
-    """Exchanges the leading principal components across channels (see `moex.statistics.exchange_components`).
+def relative_change(before: Tensor, after: Tensor) -> Tensor:
+    """By what share of its norm each sample changes, `[B]`; 0 where it was zero and is."""
+    before, after = before.float().flatten(1), after.float().flatten(1)
+    change: Tensor = (after - before).norm(dim=1) / before.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+    return change
+
+
+def layers_where_it_acts(
+    model: nn.Module,
+    exchange: Callable[[nn.Module, str, Tensor, Tensor], Tensor],
+    *inputs: Any,
+    **named_inputs: Any,
+) -> list[str]:
+    """The points of a network, or its children, after which an exchange changes the features by more than 1 %.
 
     Args:
-        model: See `MomentExchange`.
-        layer: See `MomentExchange`.
-        components: How many of each sample's components are exchanged.
-        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+        model: Any network.
+        exchange: Called with the network, a layer's path, its features and a permutation; returns the new features.
+        inputs: The network's, for two samples or more.
+        named_inputs: The network's, by name.
     """
-
-    def __init__(self, model: nn.Module, layer: str, components: int = 1, *, channel_dim: int = 1) -> None:
-        super().__init__(model, layer)
-        self.components = components
-        self.channel_dim = channel_dim
-
-    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
-        return exchange_components(features, perm, self.components, channel_dim=self.channel_dim)
-
-
-class OrderExchange(FeatureExchange):
-    """Exchanges all order statistics (see `moex.statistics.exchange_order`).
-
-    Args:
-        model: See `MomentExchange`.
-        layer: See `MomentExchange`.
-        norm: The normalisation in whose sets the entries are ordered.
-        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
-    """
-
-    def __init__(self, model: nn.Module, layer: str, norm: str = "pono", *, channel_dim: int = 1) -> None:
-        parse_norm(norm)
-        super().__init__(model, layer)
-        self.norm = norm
-        self.channel_dim = channel_dim
-
-    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
-        return exchange_order(features, perm, self.norm, channel_dim=self.channel_dim)
+    points = {name: path for name, path in points_of(model).items() if name != RECOMMENDED}
+    layers = points or {name: name for name, _ in model.named_children()}
+    acting = []
+    for name, features in record_features(model, layers, *inputs, **named_inputs).items():
+        try:
+            exchanged = exchange(
+                model, layers[name], features, torch.arange(len(features)).roll(1).to(features.device)
+            )
+        except ValueError:
+            # Features without channels and positions, such as logits.
+            continue
+        if (relative_change(features, exchanged) > ACTS).all():
+            acting.append(name)
+    return acting

@@ -150,17 +150,21 @@ def test_the_partner_gives_its_moments(norm: str, batch: int, size: int, seed: i
     torch.testing.assert_close(exchanged_deviation, deviation / std * std[perm])
 
 
-@pytest.mark.parametrize("offset", [0, 100])
+@pytest.mark.parametrize("offset", [0, 1000])
 @pytest.mark.parametrize("norm", ["pono", "in", "ln", "gn3", "gn-d8", "gpono3", "gpono-d8"])
 def test_float32_is_exact_where_the_mean_is_large(norm: str, offset: float) -> None:
     x, perm = features(8, 24, 8, 8) + offset, torch.arange(8).roll(3)
-    torch.testing.assert_close(exchange_moments(x, perm, norm), exchange_moments(x.double(), perm, norm).float())
+    expected = exchange_moments(x.double(), perm, norm).float()
+    # Sums of 1,536 entries at most err, in whatever order, by some sqrt(1536) roundings of 6e-8; a variance by
+    # E[x²] - E[x]² would err by 6e-8 · 1000², and features by 3 %.
+    torch.testing.assert_close(exchange_moments(x, perm, norm), expected, rtol=0, atol=1e-4 + 1e-5 * offset)
 
 
 def test_the_mean_of_a_large_set_is_exact_in_float32() -> None:
     x = features(2, 64, 128, 128) + 100
     mean, std = moments(x, "ln")
-    torch.testing.assert_close(mean.double(), x.double().mean((1, 2, 3), keepdim=True), rtol=1e-6, atol=0)
+    # torch sums by halves: log2(n) = 20 roundings of 6e-8 at most, where one after the other would make a million.
+    torch.testing.assert_close(mean.double(), x.double().mean((1, 2, 3), keepdim=True), rtol=1.5e-6, atol=0)
     expected = (x.double().var((1, 2, 3), keepdim=True) + EPS).sqrt()
     torch.testing.assert_close(std.double(), expected, rtol=1e-5, atol=0)
 
@@ -193,14 +197,15 @@ def test_autocast_changes_nothing(norm: str, dtype: torch.dtype) -> None:
         ((4, 6, 2, 3, 3), torch.channels_last_3d),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_memory_format_is_kept(
     shape: tuple[int, ...], memory_format: torch.memory_format, norm: str, dtype: torch.dtype
 ) -> None:
-    plain, perm = features(*shape, dtype=dtype), torch.randperm(4)
+    plain, perm = features(*shape, dtype=dtype), torch.tensor([3, 0, 1, 2])
     exchanged = exchange_moments(plain.contiguous(memory_format=memory_format), perm, norm)
     assert exchanged.is_contiguous(memory_format=memory_format)
     assert not exchanged.is_contiguous() or memory_format is torch.contiguous_format
+    # Sums in another order may round to the next bfloat16.
     torch.testing.assert_close(exchanged, exchange_moments(plain, perm, norm))
 
 

@@ -7,7 +7,7 @@ the interface of `moex.exchange_moments`: a batch and a permutation in, features
 import torch
 from torch import Tensor
 
-from moex.moments import check_permutation, group_channels, moments
+from moex.normalisation import check_permutation, group_channels, moments
 
 
 def exchange_components(x: Tensor, perm: Tensor, components: int = 1, *, channel_dim: int = 1) -> Tensor:

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 import moex
-from moex.exchange import ComponentExchange, OrderExchange
-from moex.statistics import exchange_components, exchange_order, keep_moments, remove_moments
+from moex.beyond_moments import exchange_components, exchange_order, keep_moments, remove_moments
 
 PERM = torch.tensor([2, 0, 1, 3])
 NORMS = ["pono", "in", "ln", "gn2", "gpono2"]
@@ -92,6 +91,7 @@ class TestEveryExchange:
         found = exchange(x, PERM)
         assert found.dtype == torch.bfloat16
         assert found.is_contiguous(memory_format=torch.channels_last)
+        # bfloat16 has 8 bits: 0.4 % of values below 5.
         torch.testing.assert_close(found.double(), exchange(x.double(), PERM), atol=0.05, rtol=0.02)
 
     def test_gradients(self, exchange):
@@ -151,25 +151,6 @@ def test_moments_alone_and_features_without_them(norm):
     found_mean, found_std = moex.moments(without, norm, eps=0)
     torch.testing.assert_close(found_mean, torch.zeros_like(found_mean), atol=1e-12, rtol=0)
     torch.testing.assert_close(found_std, torch.ones_like(found_std), atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("attach", "exchange"),
-    [
-        (lambda model: ComponentExchange(model, "0", 2), lambda x, perm: exchange_components(x, perm, 2)),
-        (lambda model: OrderExchange(model, "0", "in"), lambda x, perm: exchange_order(x, perm, "in")),
-    ],
-    ids=["components", "order"],
-)
-def test_attached_to_a_layer(attach, exchange):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU())
-    images = torch.randn(4, 3, 8, 8)
-    hook = attach(model)
-    plain, expected = model(images), exchange(model[0](images), PERM).relu()
-    with hook.swap(PERM):
-        torch.testing.assert_close(model(images), expected)
-    assert torch.equal(model(images), plain)
 
 
 def test_detached_moments_are_constants():
