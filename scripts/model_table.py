@@ -22,6 +22,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from moex import models
+from moex.features import record_features
+from moex.points import RECOMMENDED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 IMAGE = (3, 32, 32)
@@ -139,18 +141,9 @@ def count_activation_bytes(model: nn.Module) -> int:
 
 def point_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Channels, height and width at each of the network's points."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    points: Any = model.points
-    handles = [
-        model.get_submodule(path).register_forward_hook(
-            lambda _module, _inputs, output, name=name: shapes.__setitem__(name, tuple(output.shape[1:]))
-        )
-        for name, path in points.items()
-    ]
-    model.eval()(torch.empty(1, *IMAGE, device="meta"))
-    for handle in handles:
-        handle.remove()
-    return shapes
+    points = {name: path for name, path in models.points_of(model).items() if name != RECOMMENDED}
+    features = record_features(model, points, torch.empty(1, *IMAGE, device="meta"))
+    return {name: tuple(output.shape[1:]) for name, output in features.items()}
 
 
 if __name__ == "__main__":

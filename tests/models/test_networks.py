@@ -373,6 +373,7 @@ IMAGES, PERMUTATION = torch.randn(4, 3, 8, 8, generator=torch.manual_seed(0)), t
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_saving_memory_changes_no_bit(training, precision):
     """Of the BatchNorms' running statistics and counts of batches neither."""
+    torch.set_default_dtype(torch.float32)  # As it trains.
     plain = shaken("densenet_bc22").train(training)
     saving = shaken("densenet_bc22", memory_saving=True).train(training)
     assert_same_bits(
@@ -382,6 +383,7 @@ def test_saving_memory_changes_no_bit(training, precision):
 
 
 def test_saving_memory_changes_no_bit_of_a_compiled_network():
+    torch.set_default_dtype(torch.float32)  # As it trains.
     options = {"growth_rate": 4, "num_classes": 10}
     plain, saving = (models.create("densenet_bc10", **options, memory_saving=saving) for saving in (False, True))
     saving.load_state_dict(plain.state_dict())

@@ -254,21 +254,22 @@ def test_a_compiled_step_of_training_has_the_gradients_of_the_plain_one(option):
         torch.manual_seed(7)
         F.cross_entropy(network(images_of()), torch.arange(4)).backward()
     for ours, theirs in zip(compiled_model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
     torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_autocast_to_bfloat16(option):
-    model = small(**{option: 0.5})
+    model = small(**{option: 0.5}).float()
     losses = []
     for precision in (torch.float32, torch.bfloat16):
         torch.manual_seed(3)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = model(images_of())
+            logits = model(images_of().float())
         assert logits.dtype == precision
         losses.append(F.cross_entropy(logits.float(), torch.arange(4)))
     losses[1].backward()
+    # A dozen layers, each rounded to 8 bits (0.4 %), whatever kernel sums them.
     torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
