@@ -11,13 +11,17 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What a generator is for. The numbers are part of a run's identity: never renumber, only append."""
+    """What a generator is for. The numbers are part of a run's identity: never renumber, only append.
+
+    `NETWORK` is the first weights'; `LAYERS` is for what layers such as dropout draw in a training step.
+    """
 
     NETWORK = 0
     ORDER = 1
     CROPS = 2
     DECISIONS = 3
     PERMUTATIONS = 4
+    LAYERS = 5
 
 
 def generator(seed: int, purpose: Purpose, *, epoch: int = 0, step: int = 0, rank: int = 0) -> np.random.Generator:
@@ -25,7 +29,7 @@ def generator(seed: int, purpose: Purpose, *, epoch: int = 0, step: int = 0, ran
     return np.random.default_rng([seed, purpose, epoch, step, rank])
 
 
-def seed_network(seed: int, *, epoch: int = 0, step: int = 0, rank: int = 0) -> None:
+def seed_torch(seed: int, purpose: Purpose, *, epoch: int = 0, step: int = 0, rank: int = 0) -> None:
     """Seeds torch's global generators, which initialisation and layers such as dropout draw from."""
-    words = generator(seed, Purpose.NETWORK, epoch=epoch, step=step, rank=rank)
+    words = generator(seed, purpose, epoch=epoch, step=step, rank=rank)
     torch.manual_seed(int(words.integers(2**63)))

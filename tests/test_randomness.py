@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from moex.randomness import Purpose, generator, seed_network
+from moex.randomness import Purpose, generator, seed_torch
 
 
 def test_the_same_key_draws_the_same():
@@ -21,11 +21,18 @@ def test_every_part_of_the_key_matters():
     assert len(set(draws)) == len(draws)
 
 
-def test_the_network_is_seeded_whatever_was_drawn_before():
-    seed_network(1, epoch=2, step=3)
+def test_layers_are_seeded_whatever_was_drawn_before():
+    seed_torch(1, Purpose.LAYERS, epoch=2, step=3)
     first = torch.rand(4)
     torch.rand(100)
-    seed_network(1, epoch=2, step=3)
+    seed_torch(1, Purpose.LAYERS, epoch=2, step=3)
     assert torch.equal(torch.rand(4), first)
-    seed_network(1, epoch=2, step=4)
+    seed_torch(1, Purpose.LAYERS, epoch=2, step=4)
     assert not torch.equal(torch.rand(4), first)
+
+
+def test_the_first_step_draws_something_else_than_the_first_weights():
+    seed_torch(1, Purpose.NETWORK)
+    weights = torch.rand(4)
+    seed_torch(1, Purpose.LAYERS, epoch=0, step=0, rank=0)
+    assert not torch.equal(torch.rand(4), weights)
