@@ -1,27 +1,71 @@
 """Moment Exchange (MoEx): feature-space data augmentation for any PyTorch network.
 
-    exchange = moex.MomentExchange(model, "layer1")
-    with exchange.swap(perm):
-        logits = model(images)
+    mixing = moex.Mixing(model, [moex.CutMix(probability=0.5), moex.MoEx(layer="layer1")], num_classes=1000)
+    with mixing(images, labels) as (images, targets):
+        loss = F.cross_entropy(model(images), targets)
 
-The submodules `moex.metrics` and `moex.models` are imported when they are first used.
+Everything is imported when it is first used.
 """
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
-
-from moex.exchange import MomentExchange
-from moex.moments import exchange_moments, moments
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import moex.metrics as metrics
     import moex.models as models
+    from moex.augmentation.cutmix import CutMix
+    from moex.augmentation.cutout import Cutout
+    from moex.augmentation.dropblock import DropBlock
+    from moex.augmentation.feature_cutmix import FeatureCutMix
+    from moex.augmentation.label_smoothing import LabelSmoothing
+    from moex.augmentation.manifold_mixup import ManifoldMixup
+    from moex.augmentation.mixing import Mixing
+    from moex.augmentation.mixup import Mixup
+    from moex.augmentation.moex import MoEx
+    from moex.exchange import FeatureExchange, MomentExchange
+    from moex.normalisation import exchange_moments, moments
 
-__all__ = ["MomentExchange", "exchange_moments", "metrics", "models", "moments"]
+__all__ = [
+    "CutMix",
+    "Cutout",
+    "DropBlock",
+    "FeatureCutMix",
+    "FeatureExchange",
+    "LabelSmoothing",
+    "ManifoldMixup",
+    "Mixing",
+    "Mixup",
+    "MoEx",
+    "MomentExchange",
+    "exchange_moments",
+    "metrics",
+    "models",
+    "moments",
+]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Mixing": "augmentation.mixing",
+    "FeatureExchange": "exchange",
+    "MomentExchange": "exchange",
+    "exchange_moments": "normalisation",
+    "moments": "normalisation",
+}
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in ("metrics", "models"):
         return importlib.import_module(f"moex.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"moex.{_HOMES[name]}"), name)
+    if name[:1].isupper():
+        # The class of a step of the mixing list.
+        steps = importlib.import_module("moex.augmentation").step_classes().values()
+        for step in steps:
+            if step.__name__ == name:
+                return step
     raise AttributeError(f"module 'moex' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
