@@ -1,45 +1,42 @@
-"""Data sets by name."""
+"""Data sets by name: a file of this folder is one, or a few that differ little; `DataSet` says what it has to be."""
 
-from pathlib import Path
+from moex.data.dataset import TEST, TRAIN, VALIDATION, DataSet, Samples, SmallImages, load
+from moex.data.source import Request, Source
+from moex.registry import find_classes, import_class
 
-from moex.data.cifar import load_cifar
-from moex.data.dataset import ImageDataset, Specification, limit
-from moex.data.digits import load_digits
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "DataSet",
+    "Request",
+    "Samples",
+    "SmallImages",
+    "Source",
+    "find",
+    "load",
+    "names",
+]
 
-__all__ = ["SPECIFICATIONS", "ImageDataset", "Specification", "limit", "load", "specification"]
 
-SPECIFICATIONS = {
-    "cifar10": Specification(num_classes=10, shape=(3, 32, 32)),
-    "cifar100": Specification(num_classes=100, shape=(3, 32, 32)),
-    "digits": Specification(num_classes=10, shape=(1, 8, 8)),
-}
+def names() -> list[str]:
+    """The data sets of this folder."""
+    return list(find_classes(__name__, DataSet))
 
 
-def specification(name: str) -> Specification:
-    """What is known of a data set before it is read.
+def find(name: str, *, target: str | None = None) -> type[DataSet]:
+    """The class of a data set.
+
+    Args:
+        name: one of `names()`; not used with a target.
+        target: the import path of somebody else's.
 
     Raises:
         ValueError: there is no such data set.
     """
-    if name not in SPECIFICATIONS:
-        raise ValueError(f"there is no data set {name!r}: it must be one of {', '.join(SPECIFICATIONS)}")
-    return SPECIFICATIONS[name]
-
-
-def load(name: str, root: str | Path, *, download: bool = False, seed: int = 0) -> ImageDataset:
-    """Reads a data set into memory.
-
-    Args:
-        name: a key of `SPECIFICATIONS`.
-        root: the folder that holds, or will hold, the files; not used by digits.
-        download: fetch what is missing.
-        seed: splits digits; the others come split.
-
-    Raises:
-        ValueError: there is no such data set, or its files are missing or damaged.
-        OSError: they cannot be read or fetched.
-    """
-    specification(name)
-    if name == "digits":
-        return load_digits(seed=seed)
-    return load_cifar(name, root, download=download)
+    if target is not None:
+        return import_class(target, DataSet, key="dataset.target")  # type: ignore[type-abstract]
+    known = find_classes(__name__, DataSet)
+    if name not in known:
+        raise ValueError(f"there is no data set {name!r}: it must be one of {', '.join(known)}")
+    return known[name]

@@ -5,6 +5,7 @@ found out here.
 """
 
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,43 +14,56 @@ import filelock
 import torch
 from torch import Tensor
 
-from moex.data.dataset import ImageDataset
+from moex.data.dataset import Samples, SmallImages
 
 # CIFAR-10's; the published recipe uses them for both sets.
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
 
 
-def load_cifar(name: str, root: str | Path, *, download: bool) -> ImageDataset:
-    """Reads `cifar10` or `cifar100` from `root`, which holds the extracted folder or the published archive.
+@dataclass
+class CIFAR(SmallImages):
+    """What both sets share: `root` holds the extracted folder or the published archive."""
 
-    Args:
-        name: `cifar10` or `cifar100`.
-        root: a folder.
-        download: fetch the archive if the folder lacks it.
+    shape = (3, 32, 32)
+    mean = MEAN
+    std = STD
+    padding = 4
+    flip = True
 
-    Raises:
-        ValueError: a file is missing, truncated or corrupt.
-        OSError: the archive cannot be fetched.
-    """
-    from torchvision import datasets
+    def read(self, *, seed: int) -> dict[str, Samples]:
+        """See `DataSet`; the seed decides nothing.
 
-    publication = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    if _first_fault(publication, Path(root)) is not None:
-        _obtain(publication, name, Path(root), download=download)
-    train = publication(root, train=True)
-    test = publication(root, train=False)
-    return ImageDataset(
-        name=name,
-        train_images=_images(train),
-        train_labels=torch.tensor(train.targets),
-        test_images=_images(test),
-        test_labels=torch.tensor(test.targets),
-        classes=tuple(train.classes),
-        mean=MEAN,
-        std=STD,
-        padding=4,
-        flip=True,
-    )
+        Raises:
+            ValueError: a file is missing, truncated or corrupt.
+            OSError: the archive cannot be fetched.
+        """
+        from torchvision import datasets
+
+        publication, root = getattr(datasets, self.name.upper()), Path(self.root)
+        if _first_fault(publication, root) is not None:
+            _obtain(publication, self.name, root, download=self.download)
+        parts = {"train": publication(root, train=True), "test": publication(root, train=False)}
+        return {name: Samples(_images(part), torch.tensor(part.targets)) for name, part in parts.items()}
+
+
+@dataclass
+class CIFAR10(CIFAR):
+    """50,000 training and 10,000 test images of 10 classes."""
+
+    name: str = "cifar10"
+    cutout_size: int = 16
+
+    num_classes = 10
+
+
+@dataclass
+class CIFAR100(CIFAR):
+    """50,000 training and 10,000 test images of 100 classes."""
+
+    name: str = "cifar100"
+    cutout_size: int = 8
+
+    num_classes = 100
 
 
 def _images(dataset: Any) -> Tensor:

@@ -1,63 +1,209 @@
-"""What every data set is once it is read."""
+"""What every data set is: its settings, what is known of it before it is read, and its splits as sources."""
 
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from moex.data.source import ResidentImages, ResidentTensors, Source
+from moex.settings import require
 
-@dataclass(frozen=True)
-class Specification:
-    """What is known of a data set before it is read: classes, and the shape (C, H, W) of its images."""
-
-    num_classes: int
-    shape: tuple[int, int, int]
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 @dataclass(frozen=True)
-class ImageDataset:
-    """Images in memory, and how training treats them.
+class Samples:
+    """The samples of one split as they were read.
 
     Attributes:
-        name: as in the configuration.
-        train_images: uint8 `[N, C, H, W]`.
-        train_labels: int64 `[N]`.
-        test_images: uint8 `[M, C, H, W]`.
-        test_labels: int64 `[M]`.
-        classes: their names, in the order of the labels.
+        inputs: `[N, ...]`, a tensor, or an array such as that of the files' paths: what an int64 tensor or array
+            indexes.
+        labels: int64 `[N]`.
+    """
+
+    inputs: Any
+    labels: Tensor
+
+    def select(self, indices: npt.NDArray[np.int64] | slice) -> "Samples":
+        """Some of them, in the order of the indices."""
+        return Samples(self.inputs[indices], self.labels[indices])
+
+
+@dataclass
+class DataSet(ABC):
+    """A data set; its fields are its settings, those here are common to all.
+
+    A subclass, a dataclass too, says what its samples look like, reads them, and if they are more than tensors, lays
+    them into a source of its own.
+
+    Attributes:
+        name: by which `dataset.name` finds it; of one at an import path, the path.
+        target: the import path of a data set that is not in this folder.
+        root: the folder that holds, or will hold, the files.
+        download: whether to fetch what is missing.
+        validation: the share of the training set that is held out, in (0, 1), for a set without a validation split;
+            null: none.
+        cutout_size: pixels of a hole's side in Cutout, unless it is told otherwise.
+    """
+
+    name: str = ""
+    target: str | None = None
+    root: str = "data"
+    download: bool = False
+    validation: float | None = None
+    cutout_size: int = 4
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input, of any rank: `(C, H, W)`, `(N, 3)`, ..."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """K."""
+
+    @property
+    def channels(self) -> int:
+        """The channels of one input, for which a network is made; by default the first number of its shape."""
+        return self.shape[0]
+
+    @abstractmethod
+    def read(self, *, seed: int) -> dict[str, Samples]:
+        """Reads the splits `train`, `test` and, where the set has one of its own, `validation`.
+
+        Args:
+            seed: splits a set that comes in one piece.
+
+        Raises:
+            ValueError: files are missing or damaged.
+            OSError: they cannot be read or fetched.
+        """
+
+    def source(self, samples: Samples, *, training: bool, device: torch.device, channels_last: bool) -> Source:
+        """Makes a source of a split; by default tensors that lie on the device as they are.
+
+        Args:
+            samples: of the split.
+            training: whether they may be augmented.
+            device: where batches are to be.
+            channels_last: the memory format of batches of images.
+        """
+        return ResidentTensors(samples.inputs, samples.labels, device=device, channels_last=channels_last)
+
+    def check(self, key: str) -> None:
+        """Refuses values out of their range; see `moex.settings`."""
+        share = self.validation
+        require(share is None or 0 < share < 1, f"{key}.validation", share, "a share between 0 and 1, or null")
+
+    def recipe(self) -> dict[str, Any]:
+        """What acts on the training: not where the files are; see `moex.settings`."""
+        without = {"root", "download", "cutout_size", "name" if self.target else "target"}
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in without}
+
+
+@dataclass
+class SmallImages(DataSet):
+    """Images that fit on the device as bytes: cropped, flipped and normalised there.
+
+    Attributes:
         mean: of each channel, for pixels in [0, 1].
         std: of each channel, for pixels in [0, 1].
         padding: pixels of zeros around a training image before it is cropped.
         flip: whether training images are mirrored.
     """
 
-    name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    padding: int
-    flip: bool
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
+    padding: ClassVar[int]
+    flip: ClassVar[bool]
+
+    def source(self, samples: Samples, *, training: bool, device: torch.device, channels_last: bool) -> Source:
+        """See `DataSet`."""
+        return ResidentImages(
+            samples.inputs,
+            samples.labels,
+            mean=self.mean,
+            std=self.std,
+            padding=self.padding if training else 0,
+            flip=self.flip and training,
+            device=device,
+            channels_last=channels_last,
+        )
 
 
-def limit(dataset: ImageDataset, *, train: int | None, test: int | None) -> ImageDataset:
-    """The first `train` and `test` samples, in the order of the files; None takes all.
+def load(
+    dataset: DataSet,
+    *,
+    seed: int,
+    device: torch.device,
+    channels_last: bool = False,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+) -> dict[str, Source]:
+    """Reads a data set and makes a source of each split.
+
+    Args:
+        dataset: with its settings.
+        seed: splits what has to be split.
+        device: where batches are to be.
+        channels_last: the memory format of batches of images.
+        limit_train: how many training samples to take, the first ones, of which `validation` takes its share.
+        limit_test: how many samples to take of each other split.
+
+    Returns:
+        `train`, `test`, and `validation` where there is one.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: files are missing or damaged, or a set is too small for what is asked for.
+        OSError: files cannot be read or fetched.
     """
-    for key, wanted, labels in (
-        ("limit_train", train, dataset.train_labels),
-        ("limit_test", test, dataset.test_labels),
-    ):
-        if wanted is not None and wanted > len(labels):
-            raise ValueError(f"{key} is {wanted}: {dataset.name} has {len(labels)} such samples")
-    return replace(
-        dataset,
-        train_images=dataset.train_images[:train],
-        train_labels=dataset.train_labels[:train],
-        test_images=dataset.test_images[:test],
-        test_labels=dataset.test_labels[:test],
-    )
+    splits = dataset.read(seed=seed)
+    splits = {
+        name: _limit(
+            samples, dataset, *(("limit_train", limit_train) if name == TRAIN else ("limit_test", limit_test))
+        )
+        for name, samples in splits.items()
+    }
+    if dataset.validation is not None:
+        if VALIDATION in splits:
+            raise ValueError(
+                f"dataset.validation is {dataset.validation}: it must be null, since {dataset.name} has a "
+                "validation split of its own"
+            )
+        splits[TRAIN], splits[VALIDATION] = _hold_out(splits[TRAIN], dataset.validation, seed=seed)
+    return {
+        name: dataset.source(samples, training=name == TRAIN, device=device, channels_last=channels_last)
+        for name, samples in splits.items()
+    }
+
+
+def split_by_class(labels: npt.ArrayLike, share: float, *, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Indices of two parts, the second of which has a share of each class, by a seed.
+
+    Raises:
+        ValueError: a part would be too small to hold each class.
+    """
+    from sklearn.model_selection import train_test_split
+
+    labels = np.asarray(labels)
+    first, second = train_test_split(np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed)
+    return first, second
+
+
+def _limit(samples: Samples, dataset: DataSet, key: str, count: int | None) -> Samples:
+    if count is not None and count > len(samples.labels):
+        raise ValueError(f"{key} is {count}: {dataset.name} has {len(samples.labels)} such samples")
+    return samples.select(slice(count))
+
+
+def _hold_out(samples: Samples, share: float, *, seed: int) -> tuple[Samples, Samples]:
+    try:
+        kept, held_out = split_by_class(samples.labels, share, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"dataset.validation is {share}, of {len(samples.labels)} samples: {error}") from None
+    return samples.select(kept), samples.select(held_out)

@@ -1,19 +1,109 @@
-"""A whole set of small images on the device, from which batches are cropped, flipped and normalised at once."""
+"""Where batches come from: what a source promises to the loop, and the sources that lie whole on the device."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Inputs `[b, ...]` and labels, int64 `[b]`, on the device.
+Batches = Generator[tuple[Tensor, Tensor], None, None]
 
-class BatchSource:
-    """Images as uint8 on the device, zero-padded once; a batch is one gather of windows and one normalisation.
+
+@dataclass(frozen=True)
+class Request:
+    """A batch that is to come, or one rank's share of it.
 
     Attributes:
-        padding: pixels of zeros on each side of the raw images, black before normalisation, from which crops are
-            taken.
-        flip: whether training mirrors images.
+        indices: which samples the whole batch has, all ranks together, int64 `[B]`.
+        share: which of these are wanted, as positions in `indices`, int64 `[b]`; it may be empty.
+        generator: draws the augmentation of the whole batch; None where samples are to be as they are.
     """
+
+    indices: Tensor
+    share: Tensor
+    generator: np.random.Generator | None = None
+
+
+class Source(ABC):
+    """The samples of one split, from which batches are made.
+
+    The loop decides which samples each batch has and from which generator its augmentation is drawn, and hands over
+    requests for the batches that are still to come, at the beginning of an epoch or in the middle of it. The source
+    answers them in their order. It may read requests as far ahead as it likes, to decode or to load meanwhile, since
+    a request depends on nothing that happens in between; so the same request has the same answer, to the bit,
+    however far the source looked ahead and wherever a resumed run began to ask. Two rules make it so:
+
+    - all that is random in a batch comes from its request's generator, drawn for the whole batch, of which the
+      share then takes its part: a sample's augmentation depends neither on the number of ranks nor on workers;
+    - no state is carried from one request to the next.
+
+    Inputs have any rank: `[b, C, H, W]` images, `[b, N, 3]` points, `[b, C, T]` features of sound.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples, of an epoch too."""
+
+    def order(self, generator: np.random.Generator) -> Tensor:
+        """Which samples an epoch has, in which order: int64 `[len(self)]`; by default a uniform permutation."""
+        return torch.from_numpy(generator.permutation(len(self)))
+
+    @abstractmethod
+    def batches(self, requests: Iterable[Request]) -> Batches:
+        """Answers requests, in their order.
+
+        Args:
+            requests: possibly lazy; read as far ahead as the source likes.
+
+        Yields:
+            Inputs `[b, ...]` and labels, int64 `[b]`, on the device. The loop may stop early, by closing the
+            generator: what was begun for later requests is then to be ended.
+        """
+
+
+class ResidentSource(Source):
+    """A source that makes each batch at once from what lies on the device."""
+
+    def batches(self, requests: Iterable[Request]) -> Batches:
+        """See `Source`."""
+        for request in requests:
+            yield self.batch(request)
+
+    @abstractmethod
+    def batch(self, request: Request) -> tuple[Tensor, Tensor]:
+        """Answers one request."""
+
+
+class ResidentTensors(ResidentSource):
+    """Inputs of any rank, as they are.
+
+    Args:
+        inputs: `[N, ...]`.
+        labels: int64 `[N]`.
+        device: where they live.
+        channels_last: the memory format of inputs `[N, C, H, W]`.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, *, device: torch.device, channels_last: bool) -> None:
+        self._inputs, self._labels = inputs.to(device), labels.to(device)
+        is_last = channels_last and inputs.ndim == 4
+        self._memory_format = torch.channels_last if is_last else torch.contiguous_format
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batch(self, request: Request) -> tuple[Tensor, Tensor]:
+        """See `ResidentSource`."""
+        indices = request.indices[request.share].to(self._labels.device, non_blocking=True)
+        return self._inputs[indices].contiguous(memory_format=self._memory_format), self._labels[indices]
+
+
+class ResidentImages(ResidentSource):
+    """Images as uint8 on the device, zero-padded once; a batch is one gather of windows and one normalisation."""
 
     def __init__(
         self,
@@ -34,12 +124,13 @@ class BatchSource:
             labels: int64 `[N]`.
             mean: of each channel, for pixels in [0, 1].
             std: of each channel, for pixels in [0, 1].
-            padding: pixels on each side.
-            flip: whether training mirrors images.
+            padding: pixels of zeros on each side of the raw images, black before normalisation, from which
+                augmented crops are taken.
+            flip: whether augmentation mirrors images.
             device: where the set lives and batches are made.
             channels_last: the memory format of the batches.
         """
-        self.padding, self.flip = padding, flip
+        self._padding, self._flip = padding, flip
         self._labels = labels.to(device)
         padded = F.pad(images.to(device), (padding, padding, padding, padding)).contiguous()
         _, channels, height, width = images.shape
@@ -58,7 +149,20 @@ class BatchSource:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def batch(
+    def batch(self, request: Request) -> tuple[Tensor, Tensor]:
+        """See `ResidentSource`."""
+        shifts = flips = None
+        if request.generator is not None:
+            shifts, flips = draw_crops(
+                len(request.indices), padding=self._padding, flip=self._flip, generator=request.generator
+            )
+        return self.crop(
+            request.indices[request.share],
+            shifts=None if shifts is None else shifts[request.share],
+            flips=None if flips is None else flips[request.share],
+        )
+
+    def crop(
         self, indices: Tensor, *, shifts: Tensor | None = None, flips: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Normalised images and their labels.
@@ -75,7 +179,7 @@ class BatchSource:
         device = self._labels.device
         indices = indices.to(device, non_blocking=True)
         if shifts is None:
-            starts = indices * self._image_stride + self.padding * (self._row_stride + 1)
+            starts = indices * self._image_stride + self._padding * (self._row_stride + 1)
         else:
             top, left = shifts.to(device, non_blocking=True).unbind(1)
             starts = indices * self._image_stride + top * self._row_stride + left
@@ -100,7 +204,7 @@ def draw_crops(
 
     Returns:
         Shifts, int64 `[B, 2]`, None without padding; flips, bool `[B]`, None without flipping: the arguments of
-        `BatchSource.batch`.
+        `ResidentImages.crop`.
     """
     shifts = generator.integers(0, 2 * padding + 1, size=(batch_size, 2)) if padding else None
     flips = generator.random(batch_size) < 0.5 if flip else None

@@ -48,7 +48,7 @@ def small(request, tmp_path, site, monkeypatch):
     folder = served / publication.base_folder
     folder.mkdir()
     rng = np.random.default_rng(0)
-    classes = data.specification(name).num_classes
+    classes = data.find(name)().num_classes
 
     def write(filename, content):
         (folder / filename).write_bytes(pickle.dumps(content, protocol=2))
@@ -81,36 +81,39 @@ def small(request, tmp_path, site, monkeypatch):
     return name, root, archive
 
 
-def check(dataset, archive):
+def read(name, root, *, download=False):
+    return data.find(name)(root=str(root), download=download).read(seed=0)
+
+
+def check(splits, archive):
     """Against the pickles themselves: channels are planes of rows."""
     folder = next(path for path in archive.parent.iterdir() if path.is_dir())
     files = sorted(path for path in folder.iterdir() if "train" in path.name or "data_batch" in path.name)
     pixels = np.concatenate([pickle.loads(path.read_bytes())["data"] for path in files])
-    assert np.array_equal(dataset.train_images.numpy(), pixels.reshape(-1, 3, 32, 32))
-    assert dataset.test_images.shape == (PER_FILE, 3, 32, 32)
-    assert dataset.test_images.dtype == torch.uint8
-    assert dataset.train_labels.dtype == torch.int64
-    assert len(dataset.classes) == data.specification(dataset.name).num_classes
+    assert np.array_equal(splits["train"].inputs.numpy(), pixels.reshape(-1, 3, 32, 32))
+    assert splits["test"].inputs.shape == (PER_FILE, 3, 32, 32)
+    assert splits["test"].inputs.dtype == torch.uint8
+    assert splits["train"].labels.dtype == torch.int64
 
 
 def test_downloaded_then_read_again_without(small):
     name, root, archive = small
-    check(data.load(name, root, download=True), archive)
+    check(read(name, root, download=True), archive)
     archive.rename(archive.with_suffix(".gone"))
-    check(data.load(name, root), archive)
-    check(data.load(name, root, download=True), archive)
+    check(read(name, root), archive)
+    check(read(name, root, download=True), archive)
 
 
 def test_an_archive_put_there_by_hand(small):
     name, root, archive = small
     (root / archive.name).write_bytes(archive.read_bytes())
-    check(data.load(name, root), archive)
+    check(read(name, root), archive)
 
 
 def test_missing(small):
     name, root, _ = small
     with pytest.raises(ValueError, match=rf"{root}.* is missing. Fetch .* dataset={name} .*dataset.download=true"):
-        data.load(name, root)
+        read(name, root)
 
 
 def test_a_truncated_archive(small):
@@ -118,15 +121,15 @@ def test_a_truncated_archive(small):
     ours = root / archive.name
     ours.write_bytes(archive.read_bytes()[:1000])
     with pytest.raises(ValueError, match=rf"{ours} \(1,000 bytes\) is truncated or corrupt: .*{md5(archive)}.*true"):
-        data.load(name, root)
+        read(name, root)
     assert ours.stat().st_size == 1000
-    check(data.load(name, root, download=True), archive)
+    check(read(name, root, download=True), archive)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "corrupt"])
 def test_a_damaged_file(small, damage):
     name, root, archive = small
-    data.load(name, root, download=True)
+    read(name, root, download=True)
     (root / archive.name).unlink()
     path = next(path for path in sorted(root.rglob("*")) if path.is_file() and "test" in path.name)
     content = bytearray(path.read_bytes())
@@ -134,15 +137,15 @@ def test_a_damaged_file(small, damage):
     content[-100] ^= 1
     path.write_bytes(content if damage == "corrupt" else content[:-200])
     with pytest.raises(ValueError, match=rf"{path} \([\d,]+ bytes\) is truncated or corrupt: .*not {right}.*Fetch"):
-        data.load(name, root)
-    check(data.load(name, root, download=True), archive)
+        read(name, root)
+    check(read(name, root, download=True), archive)
 
 
 def test_a_download_that_fails(small):
     name, root, archive = small
     archive.unlink()
     with pytest.raises(OSError, match=r"could not be fetched .*by hand, or set dataset.root"):
-        data.load(name, root, download=True)
+        read(name, root, download=True)
     assert [path.name for path in root.iterdir()] == [f".{name}.lock"]
 
 
@@ -152,18 +155,18 @@ def test_several_that_want_it_at_once(small, monkeypatch):
     extract, extracted = utils.extract_archive, []
     monkeypatch.setattr(utils, "extract_archive", lambda *paths: extracted.append(paths) or extract(*paths))
     with ThreadPoolExecutor(4) as pool:
-        sets = list(pool.map(lambda _: data.load(name, root, download=True), range(4)))
+        sets = list(pool.map(lambda _: read(name, root, download=True)["train"].inputs, range(4)))
     assert len(extracted) == 1
-    assert all(torch.equal(dataset.train_images, sets[0].train_images) for dataset in sets)
+    assert all(torch.equal(images, sets[0]) for images in sets)
 
 
 def test_the_real_cifar100(cifar100_root):
-    cifar = data.load("cifar100", cifar100_root)
-    assert cifar.train_images.shape == (50_000, 3, 32, 32)
-    assert cifar.test_images.shape == (10_000, 3, 32, 32)
-    assert cifar.train_labels.bincount().tolist() == [500] * 100
-    assert cifar.test_labels.bincount().tolist() == [100] * 100
-    assert cifar.classes[:2] == ("apple", "aquarium_fish")
+    splits = read("cifar100", cifar100_root)
+    train, test = splits["train"], splits["test"]
+    assert train.inputs.shape == (50_000, 3, 32, 32)
+    assert test.inputs.shape == (10_000, 3, 32, 32)
+    assert train.labels.bincount().tolist() == [500] * 100
+    assert test.labels.bincount().tolist() == [100] * 100
     # CIFAR-100's own mean is close to CIFAR-10's, which the published recipe uses for both.
-    mean = cifar.train_images.double().mean(dim=(0, 2, 3)) / 255
-    assert mean.tolist() == pytest.approx(cifar.mean, abs=0.02)
+    mean = train.inputs.double().mean(dim=(0, 2, 3)) / 255
+    assert mean.tolist() == pytest.approx(data.find("cifar100").mean, abs=0.02)
