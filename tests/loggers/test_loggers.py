@@ -1,14 +1,39 @@
-"""What a run tells: the bar, the lines, the table of epochs, TensorBoard and W&B."""
+"""Where a run's numbers go: the terminal, TensorBoard and W&B."""
 
+import dataclasses
 import io
 import time
 
-import numpy as np
-import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from moex.logging import Loggers, ProgressDisplay, TensorBoardLogger, WandbLogger, write_metrics
+from moex import loggers
+from moex.config import parse
+from moex.loggers import Loggers, ProgressDisplay
+from moex.loggers.tensorboard import TensorBoardLogger
+from moex.loggers.wandb import WandbLogger
+
+# A row for each logger: its settings.
+LOGGERS = {"tensorboard": {}, "wandb": {"project": "moex"}}
+
+
+def test_every_logger_has_a_row():
+    assert loggers.names() == sorted(LOGGERS)
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+def test_its_settings_are_its_yaml_file(name):
+    stored = OmegaConf.to_container(OmegaConf.load(f"configs/logger/{name}.yaml"))
+    assert stored == {"every_steps": 50, "use": {name: LOGGERS[name]}}
+    assert dataclasses.asdict(parse({"logger": stored}).logger) == stored
+    assert loggers.find(name).title
+
+
+def test_no_such_logger():
+    with pytest.raises(ValueError, match=r"no logger 'csv': logger.use may have tensorboard, wandb"):
+        parse({"logger": {"use": {"csv": {}}}})
+
 
 ROW = {
     "epoch": 1,
@@ -28,7 +53,7 @@ def shown(*, terminal):
         display.step(epoch=1, step=40)
         display.loss(2.3456, images_per_second=4321)
         time.sleep(0.3)  # The bar is drawn ten times a second.
-        display.epoch(ROW)
+        display.epoch(ROW, split="test")
         display.step(epoch=2, step=0)
     return stream.getvalue()
 
@@ -45,15 +70,6 @@ def test_a_file_gets_lines_alone():
         "epoch  1/20  loss 2.500  test error 91.23 %  AURRA 15.00 %  RMS calibration error  4.20 %"
         "  lr 0.1  1,234 images/s"
     ]
-
-
-def test_metrics_are_read_back_to_the_last_bit(tmp_path):
-    history = [
-        {"epoch": epoch, "loss": float(value)} for epoch, value in enumerate(np.random.default_rng(0).random(9))
-    ]
-    write_metrics(tmp_path, history)
-    table = pd.read_csv(tmp_path / "metrics.csv")
-    assert table.to_dict("records") == history
 
 
 def test_tensorboard_forgets_what_is_trained_again(tmp_path, read_tensorboard):
@@ -74,17 +90,20 @@ def test_tensorboard_forgets_what_is_trained_again(tmp_path, read_tensorboard):
 
 
 @pytest.mark.usefixtures("no_wandb_key")
-def test_wandb_keeps_every_row_and_a_run_for_each_folder(tmp_path, read_wandb, wandb_history):
-    folders = [tmp_path / name for name in ("seed0", "seed1")]
-    for folder in folders:
+def test_wandb_keeps_every_row_and_a_run_for_each_folder(tmp_path, read_wandb):
+    ids = set()
+    for name in ("seed0", "seed1"):
+        folder = tmp_path / name
         folder.mkdir()
-        logger = WandbLogger(folder, project="moex", config={"optimizer": {"lr": 0.1}})
-        for step in (1, 2, 3, 2, 3):
-            logger.log({"step/loss": step / 3}, step=step)
-        logger.close(finished=True)
-    ((ours,), (theirs,)) = map(read_wandb, folders)
-    assert wandb_history([ours])["step/loss"] == [(step, step / 3) for step in (1, 2, 3, 2, 3)]
-    ids = {record.run.run_id for record in ours + theirs if record.HasField("run")}
+        for session, steps in enumerate([(1, 2, 3), (2, 3, 4)]):  # The second continues from a checkpoint of step 1.
+            logger = WandbLogger(folder, project="moex", config={"optimizer": {"lr": 0.1}})
+            for step in steps:
+                logger.log({"step/loss": session + step / 3}, step=step)
+            logger.close(finished=True)
+        ids |= {path.stem for path in (folder / "wandb").glob("offline-run-*/*.wandb")}
+        losses = [session + step / 3 for session, steps in enumerate([(1, 2, 3), (2, 3, 4)]) for step in steps]
+        assert read_wandb(folder, "step/loss") == list(dict.fromkeys(losses))
+        assert read_wandb(folder, "global_step") == [1, 2, 3, 4]
     assert len(ids) == 2
 
 
@@ -103,27 +122,27 @@ class Recorder:
     def log(self, values, *, step):
         self.tell("log")
 
-    def finish(self, result, *, figures, step):
-        self.tell("finish")
+    def log_result(self, result, *, figures, step):
+        self.tell("log_result")
 
     def close(self, *, finished):
         self.tell("close")
 
 
-@pytest.mark.parametrize("point", ["create", "log", "finish", "close"])
+@pytest.mark.parametrize("point", ["create", "log", "log_result", "close"])
 def test_one_that_fails_is_reported_once_and_left_out(point):
     bad, good, console = [], [], Console(file=io.StringIO(), width=200)
     factories = {"bad": lambda: Recorder(bad, fails_at=point), "good": lambda: Recorder(good)}
-    with Loggers(factories, console=console) as loggers:
+    with Loggers(factories, console=console) as opened:
         for step in (1, 2):
-            loggers.log({"loss": 1.0}, step=step)
-        loggers.finish({}, figures=[], step=2)
-    assert good == ["create", "log", "log", "finish", "close"]
-    assert bad == [*good[: good.index(point)], *(["close"] if point in ("log", "finish") else [])]
+            opened.log({"loss": 1.0}, step=step)
+        opened.log_result({}, figures=[], step=2)
+    assert good == ["create", "log", "log", "log_result", "close"]
+    assert bad == [*good[: good.index(point)], *(["close"] if point in ("log", "log_result") else [])]
     assert console.file.getvalue() == "warning: bad failed (no [luck]): the run goes on without it\n"
 
 
-def test_they_are_told_whether_the_run_finished():
+def test_they_hear_whether_the_run_finished():
     class Closed(Recorder):
         def close(self, *, finished):
             self.told.append(finished)
