@@ -6,12 +6,29 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from moex.settings import require
+
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+@dataclass
+class CheckpointConfig:
+    """When to save besides the end of each epoch, and every which epoch's checkpoint stays; null: never, none."""
+
+    every_steps: int | None = None
+    every_minutes: float | None = 10.0
+    keep_every_epochs: int | None = None
+
+    def check(self, key: str) -> None:
+        """Refuses values out of their range; see `moex.settings`."""
+        for name, span in vars(self).items():
+            require(span is None or span > 0, f"{key}.{name}", span, "more than 0, or null")
 
 
 class SaveError(OSError):
@@ -47,7 +64,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
+def write_last(folder: Path, state: dict[str, Any]) -> None:
     """Saves plain containers and tensors as `last.pt`; the former one becomes `previous.pt`.
 
     Raises:
@@ -63,22 +80,22 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         _flush_folder(folder)
 
 
-def save_best(folder: Path, state: dict[str, Any]) -> None:
+def write_best(folder: Path, state: dict[str, Any]) -> None:
     """Saves `best.pt`.
 
     Raises:
         SaveError: the former one is whole.
     """
-    _save_as(folder / BEST, state)
+    _write_as(folder / BEST, state)
 
 
-def save_epoch(folder: Path, state: dict[str, Any], *, epoch: int) -> None:
+def write_epoch(folder: Path, state: dict[str, Any], *, epoch: int) -> None:
     """Saves `epoch0010.pt` and the like, which no later save replaces.
 
     Raises:
         SaveError: there is none.
     """
-    _save_as(folder / f"epoch{epoch:04}.pt", state)
+    _write_as(folder / f"epoch{epoch:04}.pt", state)
 
 
 def present(folder: Path) -> list[Path]:
@@ -93,7 +110,7 @@ def load(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | N
     puts it in the place of the whole one.
 
     Args:
-        folder: where `save` saved.
+        folder: where `write_last` wrote.
         report: told, in one line, about each damaged file.
 
     Raises:
@@ -138,7 +155,7 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _save_as(path: Path, state: dict[str, Any]) -> None:
+def _write_as(path: Path, state: dict[str, Any]) -> None:
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))

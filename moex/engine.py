@@ -1,27 +1,27 @@
-"""The loop: one training step, one epoch of them, one pass over the test set; on one rank or on many."""
+"""The loop: one training step, one epoch of them, one pass over a set; on one rank or on many."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from moex.config import Config
-from moex.data.source import BatchSource, draw_crops
+from moex.augmentation import Mixing, Plan
+from moex.data import Request, Source
 from moex.distributed import broadcast_buffers, gather_turns, rank, world_size
-from moex.exchange import FeatureExchange
-from moex.features import FeatureHook
-from moex.mixing import DropBlock, FeatureMixing, Operation, Plan, apply_plan, draw_plan
-from moex.optim import WeightAverage, learning_rate
-from moex.randomness import Purpose, generator, seed_network
+from moex.metrics import Scores, score
+from moex.optim import WeightAverage
+from moex.randomness import Purpose, generator, seed_torch
 
 # What autocast computes in; where a precision is not here, it is off.
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-EVALUATION_BATCH = 500
+# What a state has before its first step, whatever a checkpoint holds.
+_BUILT = ("network", "first_bad_step", "steps_per_epoch")
 
 
 @dataclass
@@ -31,8 +31,6 @@ class State:
     Attributes:
         model: the network that is trained.
         network: what a training step calls: the model, or its compiled form, sharing gradients among the ranks.
-        hooks: what the mixing list does after layers of the model, by the operation's name and point.
-        sizes: H and W in pixels, by point, where the mixing list needs them.
         optimizer: of the model's parameters.
         scaler: of fp16's gradients; disabled for other precisions.
         totals: sums over this rank's samples of the current epoch so far: their losses, and wrong predictions.
@@ -42,16 +40,13 @@ class State:
         epoch: epochs done.
         step: steps done in the current epoch.
         history: one row an epoch.
-        best: the row with the lowest test error.
+        best: the row with the lowest error on the split that chooses.
         epoch_seconds: training in the current epoch so far, over all sessions.
         seconds: training and evaluation so far, over all sessions.
-        sessions: when, by which command and from which commit each session of this run began.
     """
 
     model: nn.Module
     network: Callable[[Tensor], Tensor]
-    hooks: dict[tuple[str, str], FeatureHook[Any]]
-    sizes: dict[str, tuple[int, int]]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     totals: Tensor
@@ -64,7 +59,6 @@ class State:
     best: dict[str, float] = field(default_factory=dict)
     epoch_seconds: float = 0.0
     seconds: float = 0.0
-    sessions: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -76,32 +70,78 @@ class State:
         """Steps done in the whole run."""
         return self.epoch * self.steps_per_epoch + self.step
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on, by the name of the attribute, as plain containers and tensors."""
+        return {
+            name: value.state_dict() if hasattr(value, "state_dict") else value
+            for name, value in vars(self).items()
+            if name not in _BUILT
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Puts the run where `state_dict` found it."""
+        for name, value in vars(self).items():
+            if name in _BUILT:
+                continue
+            if hasattr(value, "load_state_dict"):
+                value.load_state_dict(saved[name])
+            elif isinstance(value, Tensor):
+                value.copy_(saved[name])
+            else:
+                setattr(self, name, saved[name])
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all training steps of a run have in common.
+
+    Attributes:
+        source: of the training samples.
+        mixing: the mixing list of the network.
+        epochs: of the whole run.
+        batch_size: samples of a step, all ranks together.
+        accumulation: turns in which a rank takes its share of a batch.
+        precision: `fp32`, `tf32` (which `moex.run` switches on for the device), `bf16` or `fp16`.
+        learning_rate: of a step, by the epochs that are done and the steps of its epoch that are.
+        seed: of every draw.
+    """
+
+    source: Source
+    mixing: Mixing
+    epochs: int
+    batch_size: int
+    accumulation: int
+    precision: str
+    learning_rate: Callable[[int, int], float]
+    seed: int
+
+    def generator(self, purpose: Purpose, *, epoch: int, step: int = 0, part: int = 0) -> np.random.Generator:
+        """What one purpose draws from at one step; `part=0` for what the parts of a batch share."""
+        return generator(self.seed, purpose, epoch=epoch, step=step, rank=part)
+
 
 def backward(
-    state: State, images: Tensor, labels: Tensor, plan: Plan, *, samples: float, classes: int, precision: str
+    state: State, training: Training, images: Tensor, labels: Tensor, plan: Plan, *, samples: float
 ) -> tuple[Tensor, Tensor]:
-    """Adds the gradient of some images to that of the current step.
+    """Adds the gradient of some samples to that of the current step.
 
     Args:
         state: its model's gradients change.
-        images: normalised, `[B, C, H, W]`.
+        training: for the mixing list and the precision.
+        images: or other inputs, normalised, `[B, ...]`.
         labels: int64 `[B]`.
-        plan: what the mixing list does to these images.
+        plan: what the mixing list does to them.
         samples: what the sum of their losses is divided by.
-        classes: K.
-        precision: `fp32`, `tf32` (which `moex.run` switches on for the device), `bf16` or `fp16`.
 
     Returns:
         The sum of their losses, and the number of samples whose largest logit is not at their own label; both on the
         device.
     """
-    images, soft_labels, inside = apply_plan(plan, images, labels, classes=classes)
-    with ExitStack() as stack:
-        for operation in inside:
-            stack.enter_context(ordered(state.hooks[operation.name, operation.point], operation))
-        stack.enter_context(autocast(images.device, precision))
+    mixed = training.mixing.execute(plan, images, labels)
+    with mixed as (images, soft_labels), autocast(images.device, training.precision):
         logits = state.network(images)
-    loss = F.cross_entropy(logits.float(), soft_labels, reduction="sum")
+    logits = at_least_float32(logits)
+    loss = F.cross_entropy(logits, soft_labels.to(logits.dtype), reduction="sum")
     state.scaler.scale(loss / samples).backward()
     return loss.detach(), (logits.detach().argmax(1) != labels).sum()
 
@@ -115,7 +155,7 @@ def update(state: State) -> None:
         state.average.update(state.model)
 
 
-def train_epoch(state: State, source: BatchSource, config: Config, *, classes: int) -> Iterator[float]:
+def train_epoch(state: State, training: Training) -> Generator[float, None, None]:
     """The steps of the current epoch that are not yet done, the last, smaller batch included.
 
     A batch is shared out to the ranks, and a rank takes its share in turns where gradients are accumulated: part k
@@ -125,37 +165,58 @@ def train_epoch(state: State, source: BatchSource, config: Config, *, classes: i
     Yields:
         After each step, the learning rate it had.
     """
-    order = torch.from_numpy(generator(config.seed, Purpose.ORDER, epoch=state.epoch).permutation(len(source)))
-    batches = order.split(config.batch_size)
-    ranks = world_size()
+    first, epoch = state.step, state.epoch
+    order = training.source.order(training.generator(Purpose.ORDER, epoch=epoch))
+    samples = order.split(training.batch_size)
+    parts = [parts_of_batch(len(indices), training.accumulation) for indices in samples]
+    requests = (
+        # Drawn for the whole batch, so that a sample's augmentation does not depend on the devices.
+        Request(samples[step], share, training.generator(Purpose.CROPS, epoch=epoch, step=step))
+        for step in range(first, len(samples))
+        for share in parts[step].values()
+    )
     state.model.train()
-    for step in range(state.step, len(batches)):
-        lr = learning_rate_at(state, config, step=step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
-        # Of a last batch that is too small for all turns, rank 0, whose running statistics count, has a part in each.
-        turns = min(config.runtime.accumulation, -(-len(batches[step]) // ranks))
-        for turn in range(turns):
-            part = turn * ranks + rank()
-            images, labels, plan = draw_batch(state, source, batches[step], config, step=step, part=part)
-            seed_network(config.seed, epoch=state.epoch, step=step, rank=part)
-            with nullcontext() if turn == turns - 1 else unshared(state.network):
-                loss, wrong = backward(
-                    state,
+    with closing(training.source.batches(requests)) as batches:
+        for step in range(first, len(samples)):
+            lr = training.learning_rate(epoch, step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            # The ranks' gradients are averaged.
+            count = len(samples[step]) / world_size()
+            for part in parts[step]:
+                images, labels = next(batches)
+                plan = training.mixing.draw(
                     images,
-                    labels,
-                    plan,
-                    # The ranks' gradients are averaged.
-                    samples=len(batches[step]) / ranks,
-                    classes=classes,
-                    precision=config.runtime.precision,
+                    shared=training.generator(Purpose.DECISIONS, epoch=epoch, step=step),
+                    own=training.generator(Purpose.PERMUTATIONS, epoch=epoch, step=step, part=part),
+                    progress=(epoch + step / state.steps_per_epoch) / training.epochs,
                 )
-            state.totals += torch.stack([loss.double(), wrong.double()])
-            fine = loss.isfinite() | (state.first_bad_step >= 0)
-            state.first_bad_step = torch.where(fine, state.first_bad_step, step)
-        update(state)
-        state.step = step + 1
-        yield lr
+                seed_torch(training.seed, Purpose.LAYERS, epoch=epoch, step=step, rank=part)
+                is_last = part == max(parts[step])
+                with nullcontext() if is_last else unshared(state.network):
+                    loss, wrong = backward(state, training, images, labels, plan, samples=count)
+                state.totals += torch.stack([loss.double(), wrong.double()])
+                fine = loss.isfinite() | (state.first_bad_step >= 0)
+                state.first_bad_step = torch.where(fine, state.first_bad_step, step)
+            update(state)
+            state.step = step + 1
+            yield lr
+
+
+def parts_of_batch(size: int, accumulation: int) -> dict[int, Tensor]:
+    """This rank's parts of a batch: positions in it, int64, by the number of the part, in the order of the turns.
+
+    Parts differ by one sample at most, and of a batch with fewer samples than parts the last ones are empty. Of one
+    that is too small for all turns, rank 0, whose running statistics count, has a sample in each turn that is left.
+
+    Args:
+        size: samples of the batch.
+        accumulation: turns of a whole batch.
+    """
+    ranks = world_size()
+    shares = torch.arange(size).tensor_split(ranks * accumulation)
+    turns = min(accumulation, -(-size // ranks))
+    return {part: shares[part] for part in range(rank(), turns * ranks, ranks)}
 
 
 def unshared(network: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
@@ -163,83 +224,44 @@ def unshared(network: Callable[[Tensor], Tensor]) -> AbstractContextManager[None
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
-def ordered(hook: FeatureHook[Any], operation: Operation) -> AbstractContextManager[None]:
-    """The context in which a hook executes an operation."""
-    match hook:
-        case FeatureExchange():
-            return hook.swap(operation.permutation)
-        case FeatureMixing():
-            return hook.mix(operation)
-        case DropBlock():
-            return hook.drop(operation.rate)
-    raise AssertionError(type(hook))
+def evaluate(model: nn.Module, source: Source, *, batch_size: int, precision: str) -> Scores:
+    """How well a network predicts a whole set: the scores of its samples, on the CPU and in the set's order.
 
-
-def learning_rate_at(state: State, config: Config, *, step: int) -> float:
-    """The learning rate of a step of the current epoch."""
-    return learning_rate(
-        config.schedule,
-        config.optimizer.lr,
-        epoch=state.epoch,
-        step=step,
-        steps_per_epoch=state.steps_per_epoch,
-        epochs=config.epochs,
-    )
-
-
-def draw_batch(
-    state: State, source: BatchSource, batch: Tensor, config: Config, *, step: int, part: int = 0
-) -> tuple[Tensor, Tensor, Plan]:
-    """The images and labels of a part of a batch, cropped and flipped, and the plan of its mixing list.
-
-    Args:
-        state: for the current epoch.
-        source: of the samples.
-        batch: which samples the ranks train on together, int64.
-        config: of the run.
-        step: of the current epoch.
-        part: which share of the batch, of as many as there are ranks times turns. Shares differ by one sample at
-            most, and of a batch with fewer samples than shares the last ones are empty.
+    Logits stay on the device, a batch at a time. What `predict` says of ranks holds here too.
     """
+    batches = [score(*batch) for batch in _forward_passes(model, source, batch_size=batch_size, precision=precision)]
+    everyone = gather_turns([tuple(part.cpu() for part in scores) for scores in batches])
+    return Scores(*(torch.cat(parts) for parts in zip(*everyone, strict=True)))
 
-    def draws(purpose: Purpose, *, part: int = 0) -> Any:
-        return generator(config.seed, purpose, epoch=state.epoch, step=step, rank=part)
 
-    mine = torch.arange(len(batch)).tensor_split(world_size() * config.runtime.accumulation)[part]
-    # Drawn for the whole batch, whoever shares it, so that a sample's crop does not depend on the devices.
-    shifts, flips = draw_crops(len(batch), padding=source.padding, flip=source.flip, generator=draws(Purpose.CROPS))
-    images, labels = source.batch(
-        batch[mine],
-        shifts=None if shifts is None else shifts[mine],
-        flips=None if flips is None else flips[mine],
-    )
-    plan = draw_plan(
-        config.augmentation,
-        batch_size=len(mine),
-        sizes=state.sizes,
-        shared=draws(Purpose.DECISIONS),
-        own=draws(Purpose.PERMUTATIONS, part=part),
-        progress=(state.epoch + step / state.steps_per_epoch) / config.epochs,
-    )
-    return images, labels, plan
+def predict(model: nn.Module, source: Source, *, batch_size: int, precision: str) -> tuple[Tensor, Tensor]:
+    """Logits, float32 `[N, K]`, and labels, int64 `[N]`, of a whole set, on the CPU and in its order.
+
+    It is rank 0's model that predicts. The ranks take whole batches in turns, the same that one process would take,
+    so that the logits do not depend on their number.
+    """
+    batches = list(_forward_passes(model, source, batch_size=batch_size, precision=precision))
+    everyone = gather_turns([(logits.cpu(), labels.cpu()) for logits, labels in batches])
+    return torch.cat([logits for logits, _ in everyone]), torch.cat([labels for _, labels in everyone])
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, source: BatchSource, *, precision: str) -> tuple[Tensor, Tensor]:
-    """Logits, float32 `[N, K]`, and labels, int64 `[N]`, of a whole set, on the CPU and in its order.
-
-    It is rank 0's model that is evaluated. The ranks take whole batches in turns, the same that one process would
-    take, so that the logits do not depend on their number.
-    """
+def _forward_passes(
+    model: nn.Module, source: Source, *, batch_size: int, precision: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of this rank's batches, on the device."""
     broadcast_buffers(model)
     model.eval()
-    batches = []
-    for indices in torch.arange(len(source)).split(EVALUATION_BATCH)[rank() :: world_size()]:
-        images, labels = source.batch(indices)
-        with autocast(images.device, precision):
-            batches.append((model(images).float(), labels))
-    everyone = gather_turns([(logits.cpu(), labels.cpu()) for logits, labels in batches])
-    return torch.cat([logits for logits, _ in everyone]), torch.cat([labels for _, labels in everyone])
+    batches = torch.arange(len(source)).split(batch_size)[rank() :: world_size()]
+    for inputs, labels in source.batches(Request(indices, torch.arange(len(indices))) for indices in batches):
+        with autocast(inputs.device, precision):
+            logits = model(inputs)
+        yield at_least_float32(logits), labels
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

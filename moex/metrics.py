@@ -1,7 +1,9 @@
 """How good, and how well calibrated, a network's predictions are: pure functions of logits and labels.
 
-Everything here is a fraction in [0, 1] (the loss alone is in nats), computed on the CPU in float64, whatever
-the dtype and device of the input. The confidence of a prediction is its largest softmax probability. No
+Everything here is a fraction in [0, 1] (the loss alone is in nats), computed in float64, whatever the dtype of the
+input. Where logits are too many to be kept, `score` turns each batch of them into three numbers a sample, on the
+device, and `summarise_scores` makes the metrics of these: the same to the last bit as of the logits.
+ The confidence of a prediction is its largest softmax probability. No
 result depends, not even in its last bit, on the order of the samples: samples of equal confidence each count
 as correct by the share of correct ones among them, and within a sample equal logits rank by class index.
 
@@ -12,14 +14,35 @@ ICML 2017.
 """
 
 import math
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 Array = npt.ArrayLike | Tensor
 Floats = npt.NDArray[np.float64]
+
+
+class Scores(NamedTuple):
+    """What the metrics need to know of each of N predictions, on the device of the logits.
+
+    Attributes:
+        loss: float64 `[N]`, the cross-entropy in nats; NaN where a logit is not finite.
+        rank: int64 `[N]`, of the label among the logits; 0 is the largest.
+        confidence: float64 `[N]`, the largest softmax probability.
+    """
+
+    loss: Tensor
+    rank: Tensor
+    confidence: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether the largest logit is at the label, bool `[N]`."""
+        return self.rank == 0
 
 
 class ResponseRateCurve(NamedTuple):
@@ -61,10 +84,11 @@ def accuracy(logits: Array, labels: Array, *, k: int = 1) -> float:
     Raises:
         ValueError: Inputs as described do not hold, or there is no sample.
     """
-    predictions = _score(logits, labels)
-    if not 1 <= k <= predictions.classes:
-        raise ValueError(f"k must be 1 to {predictions.classes}, the number of classes, not {k}")
-    return _accuracy(predictions, k)
+    scores = _score_checked(logits, labels)
+    classes = np.shape(logits)[1]
+    if not 1 <= k <= classes:
+        raise ValueError(f"k must be 1 to {classes}, the number of classes, not {k}")
+    return float(np.mean(scores.rank.numpy() < k))
 
 
 def aurra(logits: Array, labels: Array) -> float:
@@ -80,7 +104,7 @@ def aurra(logits: Array, labels: Array) -> float:
     Raises:
         ValueError: Inputs as described do not hold, or there is no sample.
     """
-    return _aurra(_score(logits, labels))
+    return _aurra(_sort(_score_checked(logits, labels)))
 
 
 def response_rate_curve(logits: Array, labels: Array) -> ResponseRateCurve:
@@ -93,7 +117,7 @@ def response_rate_curve(logits: Array, labels: Array) -> ResponseRateCurve:
     Raises:
         ValueError: Inputs as described do not hold, or there is no sample.
     """
-    return _response_rate_curve(_score(logits, labels))
+    return _response_rate_curve(_sort(_score_checked(logits, labels)))
 
 
 def rms_calibration_error(logits: Array, labels: Array, *, bin_size: int = 100, all_bins: bool = False) -> float:
@@ -115,7 +139,7 @@ def rms_calibration_error(logits: Array, labels: Array, *, bin_size: int = 100, 
     """
     if bin_size < 1:
         raise ValueError(f"bin_size must be 1 sample or more, not {bin_size}")
-    return _rms_calibration_error(_score(logits, labels), bin_size, all_bins)
+    return _rms_calibration_error(_sort(_score_checked(logits, labels)), bin_size, all_bins)
 
 
 def expected_calibration_error(logits: Array, labels: Array, *, bins: int = 15) -> float:
@@ -145,10 +169,10 @@ def calibration_bins(logits: Array, labels: Array, *, bins: int = 15) -> Calibra
     """
     if bins < 1:
         raise ValueError(f"bins must be 1 or more, not {bins}")
-    return _calibration_bins(_score(logits, labels), bins)
+    return _calibration_bins(_sort(_score_checked(logits, labels)), bins)
 
 
-def evaluate(logits: Array, labels: Array) -> dict[str, float]:
+def summarise(logits: Array, labels: Array) -> dict[str, float]:
     """Returns every metric of a run at once.
 
     Args:
@@ -162,42 +186,75 @@ def evaluate(logits: Array, labels: Array) -> dict[str, float]:
     Raises:
         ValueError: Inputs as described do not hold, or there is no sample.
     """
-    predictions = _score(logits, labels)
+    return summarise_scores(_score_checked(logits, labels))
+
+
+def summarise_scores(scores: Scores) -> dict[str, float]:
+    """Returns what `summarise` does, of scores on any device."""
+    loss, rank, _ = (part.cpu().numpy() for part in scores)
+    ranked = _sort(scores)
     return {
-        "error": float(np.mean(predictions.rank >= 1)),
-        "top5_error": float(np.mean(predictions.rank >= 5)),
-        "rms_calibration_error": _rms_calibration_error(predictions, bin_size=100, all_bins=False),
-        "aurra": _aurra(predictions),
-        "ece": _expected_calibration_error(_calibration_bins(predictions, bins=15)),
+        "error": float(np.mean(rank >= 1)),
+        "top5_error": float(np.mean(rank >= 5)),
+        "rms_calibration_error": _rms_calibration_error(ranked, bin_size=100, all_bins=False),
+        "aurra": _aurra(ranked),
+        "ece": _expected_calibration_error(_calibration_bins(ranked, bins=15)),
         # An exact sum, so that the order of the samples cannot show in it.
-        "loss": math.fsum(predictions.loss) / len(predictions.loss),
+        "loss": math.fsum(loss) / len(loss),
     }
 
 
-class _Predictions(NamedTuple):
-    """What the metrics need to know of every sample; `[N]` each."""
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """Scores predictions where they are; nothing waits for the device.
 
-    classes: int
-    rank: npt.NDArray[np.int64]  # of the label among the logits; 0 is the largest
-    loss: Floats
-    # In rising order, and in the same order the share of correct predictions among those as confident.
+    On the CPU it is NumPy that computes, whose results do not depend on a sample's place in the batch.
+
+    Args:
+        logits: `[N, K]`, floating point, on any device that has float64.
+        labels: int64 `[N]`, in [0, K), on the same device.
+    """
+    logits = logits.detach().double()
+    if logits.device.type == "cpu":
+        # One memory layout: the order of a sum, and so its last bit, depends on it.
+        arrays = _score(np, np.ascontiguousarray(logits.numpy()), labels.numpy())
+        return Scores(*(torch.from_numpy(array) for array in arrays))
+    return Scores(*_score(torch, logits.contiguous(), labels))
+
+
+def _score(xp: ModuleType, logits: Any, labels: Any) -> tuple[Any, Any, Any]:
+    """Loss, rank and confidence, by NumPy's functions or by torch's, which have the same names."""
+    own = logits[xp.arange(len(labels), device=logits.device), labels][:, None]
+    earlier = xp.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    rank = xp.where(earlier, logits >= own, logits > own).sum(axis=1)
+    largest = xp.amax(logits, axis=1, keepdims=True)
+    # Logits near the limits of float64 are further apart than it can tell: infinity is their right distance. Where
+    # one is not finite, the loss says so.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = xp.exp(logits - largest).sum(axis=1)
+        loss = xp.log(total) + (largest - own)[:, 0]
+    return xp.where(xp.isfinite(logits).all(axis=1), loss, math.nan), rank, 1 / total
+
+
+class _Ranked(NamedTuple):
+    """Predictions in rising order of confidence; float64 `[N]` each.
+
+    Attributes:
+        confidence: of each.
+        share_correct: the share of correct predictions among those as confident.
+    """
+
     confidence: Floats
     share_correct: Floats
 
 
-def _score(logits: Array, labels: Array) -> _Predictions:
-    scores, targets = _check(logits, labels)
-    own = np.take_along_axis(scores, targets[:, None], axis=1)
-    earlier = np.arange(scores.shape[1]) < targets[:, None]
-    rank = np.where(earlier, scores >= own, scores > own).sum(axis=1)
-    largest = scores.max(axis=1, keepdims=True)
-    # Logits near the limits of float64 are further apart than it can tell: infinity is their right distance.
-    with np.errstate(over="ignore"):
-        total = np.exp(scores - largest).sum(axis=1)
-        loss = np.log(total) + (largest - own)[:, 0]
-    confidence, group, size = np.unique(1 / total, return_inverse=True, return_counts=True)
-    share_correct = np.bincount(group, weights=rank == 0) / size
-    return _Predictions(scores.shape[1], rank, loss, np.repeat(confidence, size), np.repeat(share_correct, size))
+def _sort(scores: Scores) -> _Ranked:
+    confidence, group, size = np.unique(scores.confidence.cpu().numpy(), return_inverse=True, return_counts=True)
+    share_correct = np.bincount(group, weights=scores.correct.cpu().numpy()) / size
+    return _Ranked(np.repeat(confidence, size), np.repeat(share_correct, size))
+
+
+def _score_checked(logits: Array, labels: Array) -> Scores:
+    return score(*map(torch.from_numpy, _check(logits, labels)))
 
 
 def _check(logits: Array, labels: Array) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -224,8 +281,7 @@ def _check(logits: Array, labels: Array) -> tuple[Floats, npt.NDArray[np.int64]]
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if bad.size:
         raise ValueError(f"{bad.size} of {samples} samples have NaN or infinite logits; the first is sample {bad[0]}")
-    # One memory layout: the order of a sum, and so its last bit, depends on it.
-    return np.ascontiguousarray(scores, dtype=np.float64), targets.astype(np.int64)
+    return np.array(scores, dtype=np.float64), targets.astype(np.int64)
 
 
 def _to_numpy(values: Array) -> npt.NDArray[Any]:
@@ -236,36 +292,32 @@ def _to_numpy(values: Array) -> npt.NDArray[Any]:
     return np.asarray((values.double() if values.is_floating_point() else values).numpy())
 
 
-def _accuracy(predictions: _Predictions, k: int) -> float:
-    return float(np.mean(predictions.rank < k))
-
-
-def _response_rate_curve(predictions: _Predictions) -> ResponseRateCurve:
-    samples = len(predictions.rank)
+def _response_rate_curve(ranked: _Ranked) -> ResponseRateCurve:
+    samples = len(ranked.confidence)
     answered = np.arange(1, samples + 1)
-    return ResponseRateCurve(answered / samples, predictions.share_correct[::-1].cumsum() / answered)
+    return ResponseRateCurve(answered / samples, ranked.share_correct[::-1].cumsum() / answered)
 
 
-def _aurra(predictions: _Predictions) -> float:
-    return float(_response_rate_curve(predictions).accuracy.mean())
+def _aurra(ranked: _Ranked) -> float:
+    return float(_response_rate_curve(ranked).accuracy.mean())
 
 
-def _rms_calibration_error(predictions: _Predictions, bin_size: int, all_bins: bool) -> float:
-    samples = len(predictions.rank)
+def _rms_calibration_error(ranked: _Ranked, bin_size: int, all_bins: bool) -> float:
+    samples = len(ranked.confidence)
     starts = np.arange(max(samples // bin_size, 1)) * bin_size
     count = np.diff(starts, append=samples)
-    gap = np.add.reduceat(predictions.confidence - predictions.share_correct, starts) / count
+    gap = np.add.reduceat(ranked.confidence - ranked.share_correct, starts) / count
     counted = slice(None) if all_bins or len(starts) == 1 else slice(-1)
     return math.sqrt(np.sum(count[counted] * gap[counted] ** 2) / samples)
 
 
-def _calibration_bins(predictions: _Predictions, bins: int) -> CalibrationBins:
+def _calibration_bins(ranked: _Ranked, bins: int) -> CalibrationBins:
     edges = np.linspace(0, 1, bins + 1)
-    index = np.searchsorted(edges, predictions.confidence, side="left") - 1
+    index = np.searchsorted(edges, ranked.confidence, side="left") - 1
     samples = np.bincount(index, minlength=bins)
     size = np.where(samples > 0, samples, np.nan)
-    confidence = np.bincount(index, weights=predictions.confidence, minlength=bins) / size
-    accuracy = np.bincount(index, weights=predictions.share_correct, minlength=bins) / size
+    confidence = np.bincount(index, weights=ranked.confidence, minlength=bins) / size
+    accuracy = np.bincount(index, weights=ranked.share_correct, minlength=bins) / size
     return CalibrationBins(edges, samples, confidence, accuracy)
 
 

@@ -1,7 +1,6 @@
 """What tests of several folders share."""
 
-import json
-import struct
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +8,18 @@ from pathlib import Path
 import filelock
 import pytest
 import wandb
+from composition import CONFIGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto.wandb_internal_pb2 import Record
+
+from moex.launch.manifests import store_manifests
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def manifests() -> None:
+    """What is composed in a test's own process finds studies and the paper's numbers, as in train.py."""
+    store_manifests(REPOSITORY / "experiments", CONFIGS)
 
 
 @pytest.fixture(scope="session")
@@ -53,45 +60,21 @@ def read_tensorboard():
 
 @pytest.fixture
 def read_wandb():
-    """The records of W&B's offline sessions in a run's folder, a list a session, in their order."""
+    """The different numbers that W&B's offline sessions in a run's folder hold under a name, in their order.
 
-    def read(folder):
+    W&B has no reader for these files. Numbers are text in them, after their name; 7 bytes at the beginning of each
+    block of 32 KiB stand between what belongs together.
+    """
+
+    def read(folder, name):
         # Its own process closes the files, some time after Run.finish has returned.
         wandb.teardown()
-        paths = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
-        return [list(wandb_records(path.read_bytes())) for path in paths]
+        content = b""
+        for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
+            whole = path.read_bytes()
+            content += b"".join(whole[start + 7 : start + 32768] for start in range(0, len(whole), 32768))
+        pattern = re.escape(name.encode()) + rb"[^\w.-]{2,4}(-?\d[\d.e+-]*)"
+        # A row is there twice: in the history, and as the latest values.
+        return list(dict.fromkeys(float(value) for value in re.findall(pattern, content)))
 
     return read
-
-
-def wandb_records(content):
-    """Parses a file in LevelDB's log format: blocks of 32 KiB, of fragments with a checksum, a length and a kind."""
-    assert content[:4] == b":W&B"
-    position, record = 7, b""
-    while position < len(content):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        position += 7
-        record += content[position : position + length]
-        position += length
-        if kind in (1, 4):  # A whole record, or the last fragment of one.
-            yield Record.FromString(record)
-            record = b""
-
-
-@pytest.fixture
-def wandb_history():
-    """The values that the sessions logged by their name, as pairs of global step and value."""
-
-    def history(sessions):
-        values = {}
-        for record in (record for session in sessions for record in session if record.HasField("history")):
-            row = {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-            for name, value in row.items():
-                values.setdefault(name, []).append((row["global_step"], value))
-        return values
-
-    return history

@@ -4,19 +4,16 @@ shallow and narrow.
 
 import functools
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composition import EXPERIMENTS, composed
 
-from moex import data, launch  # noqa: F401  (stores the schema that the configurations begin with)
-from moex.config import parse
+from moex.data.cifar import CIFAR100
 from moex.engine import train_epoch
-from moex.run.build import create_state, load_sets
+from moex.run.build import build_run, load_sources
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-CELLS = sorted(path.stem for path in (CONFIGS / "experiment").glob("cifar*.yaml"))
+CELLS = [name for name in EXPERIMENTS if name.startswith("cifar")]
 # The network of a cell, and what makes it small; everything else stays the cell's own.
 REDUCED = {
     "resnet20": ["model.name=resnet8"],
@@ -31,23 +28,19 @@ REDUCED = {
 
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch):
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(CIFAR100, "read", lambda dataset, *, seed: read(dataset.root))
 
 
 @functools.cache
-def load(name, root, *, download, seed):
-    return data.load_cifar(name, root, download=download)
+def read(root, original=CIFAR100.read):
+    return original(CIFAR100(root=root), seed=0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_two_steps(cell, cifar100_root):
-    def composed(*overrides):
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return parse(compose("train", overrides=[f"+experiment={cell}", *overrides]))
-
-    config = composed()
     config = composed(
-        *REDUCED[config.model.name],
+        f"+experiment={cell}",
+        *REDUCED[composed(f"+experiment={cell}").model.name],
         "dataset=cifar100",
         f"dataset.root={cifar100_root}",
         "batch_size=32",
@@ -55,11 +48,11 @@ def test_two_steps(cell, cifar100_root):
         "limit_test=1",
     )
     device = torch.device("cpu")
-    sets = load_sets(config, device)
-    state = create_state(config, sets, device)
+    run = build_run(config, load_sources(config, device), device)
+    state = run.state
     before = [parameter.detach().clone() for parameter in state.model.parameters()]
-    assert len(list(train_epoch(state, sets.train, config, classes=sets.classes))) == 2
-    loss = float(state.totals[0]) / len(sets.train)
+    assert len(list(train_epoch(state, run.training))) == 2
+    loss = float(state.totals[0]) / len(run.training.source)
     assert 0 < loss < 3 * math.log(100)
     changed = [not torch.equal(old, new) for old, new in zip(before, state.model.parameters(), strict=True)]
     assert all(changed)

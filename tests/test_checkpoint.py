@@ -21,7 +21,7 @@ def load(folder):
 def test_what_is_saved_is_loaded(tmp_path):
     assert load(tmp_path) == (None, [])
     for epoch in (1, 2):
-        checkpoint.save(tmp_path / "deep" / "folder", state(epoch))
+        checkpoint.write_last(tmp_path / "deep" / "folder", state(epoch))
     loaded, reports = load(tmp_path / "deep" / "folder")
     assert torch.equal(loaded["model"]["weight"], state(2)["model"]["weight"])
     assert loaded["history"] == [{"loss": 0.1}]
@@ -51,7 +51,7 @@ def replace_by_text(path):
 @pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, replace_by_text])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(tmp_path, damage):
     for epoch in (1, 2):
-        checkpoint.save(tmp_path, state(epoch))
+        checkpoint.write_last(tmp_path, state(epoch))
     damage(tmp_path / "last.pt")
     loaded, reports = load(tmp_path)
     assert loaded["epoch"] == 1
@@ -59,14 +59,14 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(tmp_path
     assert "last.pt is damaged" in reports[0]
     assert (tmp_path / "last.pt.damaged").exists()
     # The next save does not put the damaged file where the good one was.
-    checkpoint.save(tmp_path, state(3))
+    checkpoint.write_last(tmp_path, state(3))
     truncate(tmp_path / "last.pt")
     assert load(tmp_path)[0]["epoch"] == 1
 
 
 def test_nothing_whole_is_an_error_that_says_what_to_do(tmp_path):
     for epoch in (1, 2):
-        checkpoint.save(tmp_path, state(epoch))
+        checkpoint.write_last(tmp_path, state(epoch))
     for name in ("last.pt", "previous.pt"):
         empty(tmp_path / name)
     for _ in range(2):  # Asked again, it does not begin from nothing either.
@@ -79,7 +79,7 @@ def test_nothing_whole_is_an_error_that_says_what_to_do(tmp_path):
 def test_killed_between_any_two_renames(tmp_path, renames, monkeypatch):
     """Dies at each rename of the third save; the second, or the first, is still there."""
     for epoch in (1, 2):
-        checkpoint.save(tmp_path, state(epoch))
+        checkpoint.write_last(tmp_path, state(epoch))
     done, replace = [], type(tmp_path).replace
 
     def dying(self, target):
@@ -90,7 +90,7 @@ def test_killed_between_any_two_renames(tmp_path, renames, monkeypatch):
 
     monkeypatch.setattr(type(tmp_path), "replace", dying)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(tmp_path, state(3))
+        checkpoint.write_last(tmp_path, state(3))
     monkeypatch.undo()
     assert load(tmp_path)[0]["epoch"] == 2
 
@@ -100,9 +100,9 @@ def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatc
     path = tmp_path / "metrics.csv"
     checkpoint.write_atomically(path, lambda file: file.write(b"old"))
     for epoch in (1, 2):
-        checkpoint.save(tmp_path, state(epoch))
-        checkpoint.save_best(tmp_path, state(epoch))
-        checkpoint.save_epoch(tmp_path, state(epoch), epoch=10)
+        checkpoint.write_last(tmp_path, state(epoch))
+        checkpoint.write_best(tmp_path, state(epoch))
+        checkpoint.write_epoch(tmp_path, state(epoch), epoch=10)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full_disk(descriptor):
@@ -111,9 +111,9 @@ def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatc
     monkeypatch.setattr(os, "fsync", full_disk)
     for name, write in {
         "metrics.csv": lambda: checkpoint.write_atomically(path, lambda file: file.write(b"new")),
-        "last.pt": lambda: checkpoint.save(tmp_path, state(3)),
-        "best.pt": lambda: checkpoint.save_best(tmp_path, state(3)),
-        "epoch0010.pt": lambda: checkpoint.save_epoch(tmp_path, state(3), epoch=10),
+        "last.pt": lambda: checkpoint.write_last(tmp_path, state(3)),
+        "best.pt": lambda: checkpoint.write_best(tmp_path, state(3)),
+        "epoch0010.pt": lambda: checkpoint.write_epoch(tmp_path, state(3), epoch=10),
     }.items():
         with pytest.raises(checkpoint.SaveError, match=rf"cannot write .*{name}: {os.strerror(number)}$"):
             write()
@@ -123,7 +123,7 @@ def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatc
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_rename_that_fails_leaves_a_whole_checkpoint(tmp_path, renames, monkeypatch):
     for epoch in (1, 2):
-        checkpoint.save(tmp_path, state(epoch))
+        checkpoint.write_last(tmp_path, state(epoch))
     done, replace = [], type(tmp_path).replace
 
     def refused(self, target):
@@ -134,7 +134,7 @@ def test_a_rename_that_fails_leaves_a_whole_checkpoint(tmp_path, renames, monkey
 
     monkeypatch.setattr(type(tmp_path), "replace", refused)
     with pytest.raises(checkpoint.SaveError, match=r"last.pt: Read-only file system"):
-        checkpoint.save(tmp_path, state(3))
+        checkpoint.write_last(tmp_path, state(3))
     monkeypatch.undo()
     assert checkpoint.read(checkpoint.present(tmp_path)[0])["epoch"] == 2
 

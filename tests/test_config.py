@@ -1,11 +1,12 @@
 """The schema: what it refuses, in which words, and what names a run's folder."""
 
 import dataclasses
+import re
 
 import pytest
 from omegaconf import OmegaConf
 
-from moex.config import Config, channels_last, parse, recipe, run_folder
+from moex.config import Config, known_keys, parse, recipe, run_folder
 
 REFUSED = {
     "misspelt key": ({"epoch": 3}, r"unknown key 'epoch'.*epochs"),
@@ -18,11 +19,32 @@ REFUSED = {
     "negative seed": ({"seed": -1}, r"seed is -1: it must be from 0"),
     "no epochs": ({"epochs": 0}, r"epochs is 0: it must be 1 or more"),
     "no batch": ({"batch_size": 0}, r"batch_size is 0: it must be 1 or more"),
+    "a name of two lines": ({"name": "a\nb"}, r"name is .*one line of text"),
     "no samples": ({"limit_train": 0}, r"limit_train is 0"),
-    "name of no folder": ({"name": "a/b"}, r"name is 'a/b'.*folder"),
+    "no evaluation batch": ({"evaluation_batch_size": 0}, r"evaluation_batch_size is 0: it must be 1 or more"),
+    "unknown data set": ({"dataset": {"name": "cifar11"}}, r"no data set 'cifar11'.*cifar10, cifar100, digits"),
+    "misspelt key of a data set": ({"dataset": {"rot": "x"}}, r"unknown key 'dataset.rot'.*dataset.root"),
+    "everything held out": ({"dataset": {"validation": 1}}, r"dataset.validation is 1.0: it must be a share"),
+    "misspelt key of a logger": (
+        {"logger": {"use": {"wandb": {"projct": "x"}}}},
+        r"unknown key 'logger.use.wandb.projct'.*logger.use.wandb.project",
+    ),
+    "a loss never read": ({"logger": {"every_steps": 0}}, r"logger.every_steps is 0: it must be 1 or more"),
+    "no turn": ({"runtime": {"accumulation": 0}}, r"runtime.accumulation is 0: it must be 1 or more"),
+    "no time": ({"runtime": {"max_minutes": 0}}, r"runtime.max_minutes is 0.0: it must be more than 0, or null"),
     "unknown device": ({"runtime": {"device": "tpu"}}, r"one of auto, cpu, cuda"),
     "unknown precision": ({"runtime": {"precision": "fp8"}}, r"one of fp32, tf32, bf16, fp16"),
-    "unknown schedule": ({"schedule": {"name": "linear"}}, r"one of step, cosine"),
+    "unknown schedule": ({"schedule": {"name": "linear"}}, r"schedule.name is 'linear': .* step, cosine, plateau"),
+    "a key of another schedule": (
+        {"schedule": {"name": "cosine", "factor": 0.1}},
+        r"unknown key 'schedule.factor': schedule=cosine has .*schedule.final_lr",
+    ),
+    "no schedule": ({"schedule": "cosine"}, r"schedule is 'cosine': it must be the keys of one of step, cosine"),
+    "no drop": ({"schedule": {"factor": 0}}, r"schedule.factor is 0.0: it must be more than 0"),
+    "no patience": ({"schedule": {"name": "plateau", "patience": -1}}, r"schedule.patience is -1"),
+    "unknown optimizer": ({"optimizer": {"name": "adam"}}, r"optimizer.name is 'adam': .* sgd, adamw"),
+    "one beta": ({"optimizer": {"name": "adamw", "betas": [0.9]}}, r"two numbers in \[0, 1\)"),
+    "who decays": ({"optimizer": {"name": "adamw", "decayed": "none"}}, r"one of all, matrices"),
     "negative rate": ({"optimizer": {"lr": -0.1}}, r"optimizer.lr is -0.1: it must be more than 0"),
     "rate not a number": ({"optimizer": {"lr": float("nan")}}, r"optimizer.lr is nan"),
     "Nesterov without momentum": ({"optimizer": {"nesterov": True, "momentum": 0}}, r"optimizer.nesterov"),
@@ -30,11 +52,12 @@ REFUSED = {
         {"optimizer": {"ema_decay": 1}},
         r"ema_decay is 1.0: .* between 0 and 1, or null",
     ),
-    "milestone in epochs": ({"schedule": {"milestones": [81, 122]}}, r"fractions of the epochs"),
-    "milestones out of order": ({"schedule": {"milestones": [0.7, 0.5]}}, r"increasing"),
+    "milestone as a share": ({"schedule": {"milestones": [0.5]}}, r"^schedule.milestones.*'0.5'.*Integer"),
+    "milestone before the first epoch": ({"schedule": {"milestones": [0]}}, r"increasing numbers of epochs"),
+    "milestones out of order": ({"schedule": {"milestones": [9, 5]}}, r"increasing"),
     "warm-up beyond the end": ({"epochs": 3, "schedule": {"warmup_epochs": 4}}, r"from 0 to epochs \(3\)"),
-    "final rate above the first": ({"schedule": {"final_lr": 1}}, r"optimizer.lr \(0.1\)"),
-    "unknown step": ({"augmentation": {"steps": ["cutmax"]}}, r"each of cutout, mixup, cutmix, moex"),
+    "final rate above the first": ({"schedule": {"name": "cosine", "final_lr": 1}}, r"optimizer.lr \(0.1\)"),
+    "unknown step": ({"augmentation": {"steps": ["cutmax"]}}, r"each of cutmix, cutout, dropblock, .* at most once"),
     "a step twice": ({"augmentation": {"steps": ["moex", "moex"]}}, r"at most once"),
     "one of one": ({"augmentation": {"steps": ["moex"], "one_of": ["moex"]}}, r"two or more"),
     "one of absent steps": ({"augmentation": {"steps": ["moex"], "one_of": ["moex", "mixup"]}}, r"one_of"),
@@ -54,7 +77,7 @@ REFUSED = {
     "no components": ({"augmentation": {"moex": {"components": 0}}}, r"components is 0: it must be 1 or more"),
     "detached order": (
         {"augmentation": {"moex": {"statistic": "order", "detach": True}}},
-        r"detach is True: it must be false where .*statistic is 'order'",
+        r"detach is True: it must be False where .*statistic is 'order'",
     ),
     "unknown use of moments": ({"moments": {"use": "none"}}, r"moments.use is 'none': .* all, only, removed"),
     "no point": ({"augmentation": {"manifold_mixup": {"points": []}}}, r"one or more different points"),
@@ -102,20 +125,24 @@ def test_the_recipe_holds_what_differs_from_the_defaults():
 
 
 SAME_FOLDER = [
-    {"dataset": {"root": "elsewhere", "download": True}},
-    {"runtime": {"device": "cpu"}},
+    {"name": "any text: to people alone"},
+    {"evaluation_batch_size": 100},
+    {"dataset": {"root": "elsewhere", "download": True, "cutout_size": 7}},
+    {"runtime": {"device": "cpu", "devices": 2, "max_minutes": 3}},
     {"model": {"options": {"memory_saving": True}}},
-    {"logger": {"tensorboard": True}},
+    {"logger": {"use": {"tensorboard": {}}, "every_steps": 7}},
     {"checkpoint": {"every_steps": 5, "keep_every_epochs": 10}},
     {"epochs": Config.epochs},
 ]
 OTHER_FOLDER = [
     {"seed": 1},
-    {"name": "other"},
     {"output_root": "elsewhere"},
     {"epochs": 7},
+    {"limit_test": 10},
+    {"dataset": {"name": "cifar100"}},
+    {"dataset": {"validation": 0.1}},
     {"runtime": {"precision": "bf16"}},
-    {"augmentation": {"moex": {"eps": 1e-3}}},
+    {"runtime": {"accumulation": 2}},
     {"model": {"options": {"alpha": 48}}},
 ]
 
@@ -130,13 +157,26 @@ def test_what_changes_the_run_changes_the_folder():
     assert len(folders | {run_folder(Config())}) == len(OTHER_FOLDER) + 1
 
 
+def test_the_recipe_holds_what_a_part_says():
+    """A part's `recipe()` is asked, wherever in the tree it lies; a part without one acts with all its fields."""
+    config = parse({"optimizer": {"lr": 0.5, "momentum": 0.8}})
+    assert recipe(config) == {"optimizer.lr": 0.5, "optimizer.momentum": 0.8}
+
+    class LearningRateAlone(type(config.optimizer)):
+        def recipe(self):
+            return {"lr": self.lr}
+
+    config.optimizer = LearningRateAlone(lr=0.5, momentum=0.8)
+    assert recipe(config) == {"optimizer.lr": 0.5}
+
+
 def test_channels_last_where_it_helps():
     """Left to itself, it is the same run as with what it amounts to."""
     for precision, chosen in {"fp32": False, "tf32": True, "bf16": True, "fp16": True}.items():
         null, false, true = (
             parse({"runtime": {"precision": precision, "channels_last": value}}) for value in (None, False, True)
         )
-        assert [channels_last(config.runtime) for config in (null, false, true)] == [chosen, False, True]
+        assert [config.runtime.has_channels_last for config in (null, false, true)] == [chosen, False, True]
         assert recipe(null) == recipe(true if chosen else false)
         assert run_folder(false) != run_folder(true)
         assert recipe(true)["runtime.channels_last"]
@@ -144,10 +184,13 @@ def test_channels_last_where_it_helps():
 
 
 def test_the_folder_is_readable_and_safe():
-    config = parse(
-        {"name": "x", "seed": 3, "model": {"name": "timm:vit/../tiny"}, "augmentation": {"steps": ["cutmix", "moex"]}}
-    )
-    folder = run_folder(config)
-    assert folder.parts[:2] == ("outputs", "x")
-    assert folder.parts[2].startswith("timm_vit_.._tiny-cutmix+moex-")
-    assert folder.parts[3] == "seed3"
+    config = parse({"seed": 3, "model": {"name": "timm:vit/../tiny"}, "augmentation": {"steps": ["cutmix", "moex"]}})
+    root, recipe_folder, seed = run_folder(config).parts
+    assert (root, seed) == ("outputs", "seed3")
+    assert re.fullmatch(r"digits-timm_vit_.._tiny-cutmix\+moex-[0-9a-f]{8}", recipe_folder)
+    assert config.name == recipe_folder[:-9], "a run without a name is called what it trains"
+
+
+def test_known_keys_are_those_of_every_data_set_and_logger():
+    keys = known_keys()
+    assert {"dataset.root", "dataset.validation", "logger.use.wandb.project", "runtime", "epochs"} <= set(keys)

@@ -5,10 +5,10 @@ import functools
 import pytest
 import torch
 
-from moex import data
 from moex.config import parse
+from moex.data.cifar import CIFAR100
 from moex.engine import train_epoch
-from moex.run.build import create_state, load_sets
+from moex.run.build import build_run, load_sources
 
 CPU = torch.device("cpu")
 
@@ -17,9 +17,8 @@ CPU = torch.device("cpu")
 def curve(cifar100_root):
     """The losses of the first steps of ResNet-8 with MoEx on CIFAR-100, averaged over a window that moves along."""
 
-    @functools.cache
-    def load(name, root, *, download, seed):
-        return data.load_cifar(name, root, download=download)
+    original = CIFAR100.read
+    read = functools.cache(lambda root: original(CIFAR100(root=root), seed=0))
 
     @functools.cache
     def averaged_losses(steps, window, **runtime):
@@ -36,15 +35,14 @@ def curve(cifar100_root):
                 "runtime": runtime,
             }
         )
-        sets = load_sets(config, CPU)
-        state = create_state(config, sets, CPU)
+        run = build_run(config, load_sources(config, CPU), CPU)
         sums = [0.0]
-        for _ in train_epoch(state, sets.train, config, classes=sets.classes):
-            sums.append(float(state.totals[0]))
+        for _ in train_epoch(run.state, run.training):
+            sums.append(float(run.state.totals[0]))
         return (torch.tensor(sums, dtype=torch.float64).diff() / 32).unfold(0, window, 1).mean(1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load", load)
+        patch.setattr(CIFAR100, "read", lambda dataset, *, seed: read(dataset.root))
         yield averaged_losses
 
 

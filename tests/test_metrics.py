@@ -167,7 +167,7 @@ def test_a_confidence_on_an_edge_belongs_to_the_lower_bin() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6, 100])
-def test_evaluate_gathers_the_metrics(classes: int) -> None:
+def test_summarise_gathers_the_metrics(classes: int) -> None:
     logits, labels = draw(250, classes)
     top5 = metrics.accuracy(logits, labels, k=min(5, classes))
     loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
@@ -179,7 +179,7 @@ def test_evaluate_gathers_the_metrics(classes: int) -> None:
         "ece": metrics.expected_calibration_error(logits, labels),
         "loss": loss,
     }
-    result = metrics.evaluate(logits, labels)
+    result = metrics.summarise(logits, labels)
     assert list(result) == list(expected)
     assert result == pytest.approx(expected, abs=1e-12)
     assert all(type(value) is float for value in result.values())
@@ -216,7 +216,7 @@ METRICS: list[Callable[..., object]] = [
     metrics.aurra,
     metrics.rms_calibration_error,
     metrics.expected_calibration_error,
-    metrics.evaluate,
+    metrics.summarise,
     metrics.response_rate_curve,
     metrics.calibration_bins,
 ]
@@ -238,7 +238,7 @@ def test_no_result_depends_on_the_order_of_the_samples(data, random, bin_size) -
     logits, labels = data
     order = list(range(len(labels)))
     random.shuffle(order)
-    assert metrics.evaluate(logits, labels) == metrics.evaluate(logits[order], labels[order])
+    assert metrics.summarise(logits, labels) == metrics.summarise(logits[order], labels[order])
     for all_bins in (False, True):
         first, second = (
             metrics.rms_calibration_error(*inputs, bin_size=bin_size, all_bins=all_bins)
@@ -251,7 +251,7 @@ def test_no_result_depends_on_the_order_of_the_samples(data, random, bin_size) -
 @given(predictions())
 def test_every_metric_is_a_fraction(data) -> None:
     logits, labels = data
-    result = metrics.evaluate(logits, labels)
+    result = metrics.summarise(logits, labels)
     assert result.pop("loss") >= 0
     assert all(0 <= value <= 1 for value in result.values())
     assert 0 <= metrics.rms_calibration_error(logits, labels, bin_size=3, all_bins=True) <= 1
@@ -291,6 +291,28 @@ def test_lower_precisions_are_scored_in_float64(metric: Callable[..., object], d
     logits, labels = draw(20, 4)
     rounded = torch.from_numpy(logits).to(dtype)
     np.testing.assert_equal(metric(rounded, labels), metric(rounded.double(), labels))
+
+
+def test_scores_of_batches_give_the_metrics_of_the_logits_to_the_last_bit() -> None:
+    logits, labels = (torch.from_numpy(array) for array in draw(437, 100))
+    parts = [metrics.score(*batch) for batch in zip(logits.float().split(50), labels.split(50), strict=True)]
+    scores = metrics.Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    assert metrics.summarise_scores(scores) == metrics.summarise(logits.float(), labels)
+    assert torch.equal(scores.correct, logits.argmax(1) == labels)
+
+
+def test_the_lines_that_score_on_a_gpu_give_what_numpy_gives() -> None:
+    """To a few roundings of float64: exponentials and the order of a sum are the library's own."""
+    logits, labels = draw(300, 10)
+    ours, theirs = metrics._score(np, logits, labels), metrics._score(torch, *map(torch.from_numpy, (logits, labels)))
+    for array, tensor in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_loss_tells_of_logits_that_are_not_finite(value: float) -> None:
+    loss = metrics.score(torch.tensor([[0.0, value], [0.0, 1.0]]), torch.tensor([0, 0])).loss
+    assert loss.isnan().tolist() == [True, False]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -352,6 +374,6 @@ def test_a_test_set_is_scored_in_an_instant() -> None:
     seconds = []
     for _ in range(3):
         start = time.process_time()
-        metrics.evaluate(logits, labels)
+        metrics.summarise(logits, labels)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.1

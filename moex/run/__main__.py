@@ -8,28 +8,37 @@ import json
 import os
 import sys
 import threading
+from typing import Any
 
 from rich.console import Console
 
 from moex.config import parse, run_folder
-from moex.distributed import RankError, check_batch_size, layout, node_count, run_ranks, stop_on_signals
+from moex.distributed import RankError, StopRequest, check_batch_size, layout, node_count, run_ranks
 from moex.run.build import check_network, visible_gpus
-from moex.run.folder import check_folder, read_result
+from moex.run.folder import read_result
 from moex.run.result import show
 from moex.run.session import train_rank
 
 
 def main() -> int:
     """Trains what standard input asks for and returns the exit code."""
-    stop = threading.Event()
-    stop_on_signals(stop)
+    stop = StopRequest()
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_exit_with_the_parent, daemon=True).start()
+    return run(job, stop)
+
+
+def run(job: dict[str, Any], stop: StopRequest) -> int:
+    """Trains one job on this machine's devices and returns the exit code.
+
+    Args:
+        job: the configuration, and the command that asked for it.
+        stop: when to save and to end.
+    """
     console = Console()
     try:
         config = parse(job["config"])
         folder = run_folder(config)
-        check_folder(folder, config)
         result = read_result(folder)
         # Several nodes, which need no folder in common, hear of it from node 0.
         if result is not None and node_count(config.runtime) == 1:
@@ -48,7 +57,7 @@ def main() -> int:
         if processes.nodes > 1:
             here = f"node {processes.node_rank} of {processes.nodes}"
             console.print(f"{here} meets the others at {processes.rendezvous}", soft_wrap=True, highlight=False)
-        return run_ranks(train_rank, job, processes, layout=processes)
+        return run_ranks(train_rank, job, processes, layout=processes, stop=stop)
     except RankError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

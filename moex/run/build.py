@@ -1,33 +1,160 @@
-"""From a configuration to data on the device and a network with the hooks of the mixing list attached."""
+"""The one place where a configuration is taken apart: from it to the parts of a run, each with its own settings."""
 
+import dataclasses
 import os
-from contextlib import ExitStack
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from moex import data, models
-from moex.config import IMAGES, Config, MoExConfig, channels_last
-from moex.data.source import BatchSource
+from moex.augmentation.mixing import FEW
+from moex.beyond_moments import keep_moments, remove_moments
+from moex.checkpoint import CheckpointConfig
+from moex.config import Config, recipe, run_folder
+from moex.data import TEST, TRAIN, VALIDATION, Request, Source
 from moex.distributed import local_rank, share_gradients, world_size
-from moex.engine import State, ordered
-from moex.exchange import ComponentExchange, FeatureExchange, MomentExchange, OrderExchange
-from moex.features import FeatureHook, resolve_layer
-from moex.mixing import KINDS, DropBlock, FeatureMixing, Operation, points_of_step
-from moex.optim import WeightAverage, create_optimizer
-from moex.randomness import seed_network
-from moex.statistics import keep_moments, remove_moments
+from moex.engine import State, Training
+from moex.features import last_of_sequence
+from moex.loggers import LoggerConfig
+from moex.optim import WeightAverage
+from moex.points import resolve_layer
+from moex.randomness import Purpose, seed_torch
 
 
-@dataclass(frozen=True)
-class Sets:
-    """The training and the test set on the device, and their number of classes."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run.
 
-    train: BatchSource
-    test: BatchSource
-    classes: int
+    Attributes:
+        name: what people call it.
+        seed: of every draw.
+        recipe: what acts on the training, as dotted keys.
+        config: the whole configuration, as a nested dictionary.
+        folder: where its files are.
+        training: what the steps have in common.
+        state: where the run stands.
+        test: the samples on which results are measured.
+        validation: the samples on which the best epoch is chosen; None: on those of the test set.
+        evaluation_batch_size: samples of a forward pass of an evaluation.
+        checkpoints: when to save.
+        loggers: where numbers go besides metrics.csv.
+        max_minutes: how long a session may train; None: as long as it takes.
+        sessions: when, by which command, on how many devices and from which commit each session began.
+    """
+
+    name: str
+    seed: int
+    recipe: dict[str, Any]
+    config: dict[str, Any]
+    folder: Path
+    training: Training
+    state: State
+    test: Source
+    validation: Source | None
+    evaluation_batch_size: int
+    checkpoints: CheckpointConfig
+    loggers: LoggerConfig
+    max_minutes: float | None
+    sessions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def selected_on(self) -> str:
+        """The split that chooses the best epoch: `validation` or `test`."""
+        return TEST if self.validation is None else VALIDATION
+
+
+def build_run(config: Config, sources: dict[str, Source], device: torch.device) -> Run:
+    """The run before its first step: its weights depend on the configuration and the seed alone.
+
+    Args:
+        config: of the run.
+        sources: of its splits, as `load_sources` returns them.
+        device: where it trains.
+    """
+    seed_torch(config.seed, Purpose.NETWORK)
+    memory_format = torch.channels_last if config.runtime.has_channels_last else torch.contiguous_format
+    model = create_model(config).to(device).to(memory_format=memory_format)
+    decay = config.optimizer.ema_decay
+    average = None if decay is None else WeightAverage(model, decay)
+    # The hooks are there before compilation, so that they are compiled too.
+    mixing = config.augmentation.create(model, num_classes=config.dataset.num_classes, seed=config.seed)
+    mixing.prepare(few_samples(sources[TRAIN]))
+    if config.runtime.compile:
+        # A graph for each combination of what happens inside the network, and for the last, smaller batch.
+        torch.compiler.config.recompile_limit = 64
+    network: Any = torch.compile(model, dynamic=False) if config.runtime.compile else model
+    state = State(
+        model=model,
+        network=share_gradients(network, device),
+        optimizer=config.optimizer.create(model),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.runtime.precision == "fp16"),
+        totals=torch.zeros(2, dtype=torch.float64, device=device),
+        first_bad_step=torch.tensor(-1, device=device),
+        steps_per_epoch=-(-len(sources[TRAIN]) // config.batch_size),
+        average=average,
+    )
+
+    def learning_rate(epoch: int, step: int) -> float:
+        return config.schedule.learning_rate(
+            config.optimizer.lr,
+            epoch=epoch,
+            step=step,
+            steps_per_epoch=state.steps_per_epoch,
+            epochs=config.epochs,
+            history=state.history,
+        )
+
+    training = Training(
+        source=sources[TRAIN],
+        mixing=mixing,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        accumulation=config.runtime.accumulation,
+        precision=config.runtime.precision,
+        learning_rate=learning_rate,
+        seed=config.seed,
+    )
+    return Run(
+        name=config.name,
+        seed=config.seed,
+        recipe=recipe(config),
+        config=dataclasses.asdict(config),
+        folder=run_folder(config),
+        training=training,
+        state=state,
+        test=sources[TEST],
+        validation=sources.get(VALIDATION),
+        evaluation_batch_size=config.evaluation_batch_size,
+        checkpoints=config.checkpoint,
+        loggers=config.logger,
+        max_minutes=config.runtime.max_minutes,
+    )
+
+
+def load_sources(config: Config, device: torch.device) -> dict[str, Source]:
+    """Reads the data set and makes a source of each split.
+
+    Raises:
+        ValueError: files are missing or damaged, or a limit exceeds the set.
+        OSError: files cannot be read.
+    """
+    return data.load(
+        config.dataset,
+        seed=config.seed,
+        device=device,
+        channels_last=config.runtime.has_channels_last,
+        limit_train=config.limit_train,
+        limit_test=config.limit_test,
+    )
+
+
+def few_samples(source: Source) -> torch.Tensor:
+    """The first inputs of a source, as they are evaluated, for a look at how a network computes."""
+    indices = torch.arange(min(len(source), FEW))
+    inputs, _ = next(iter(source.batches([Request(indices, torch.arange(len(indices)))])))
+    return inputs
 
 
 def visible_gpus(config: Config) -> int:
@@ -67,61 +194,46 @@ def choose_device(config: Config) -> torch.device:
     return device
 
 
-def check_network(config: Config) -> dict[str, tuple[int, int]]:
+def check_network(config: Config) -> None:
     """Passes two images through the network on the meta device, where neither data nor memory is needed.
 
-    Returns:
-        H and W in pixels, by point: of the images, and of the features after the points of the mixing list.
-
     Raises:
-        ValueError: there is no such data set or network, an option or a point does not exist, the network cannot
-            take images of this size, or Cutout's hole is larger than they are.
+        ValueError: there is no such network, an option or a point does not exist, the network cannot take images of
+            this size, or a step of the mixing list cannot treat them or the features.
     """
-    specification = data.specification(config.dataset.name)
-    hole, side = config.augmentation.cutout.size, min(specification.shape[1:])
-    if "cutout" in config.augmentation.steps and hole > side:
-        raise ValueError(
-            f"augmentation.cutout.size is {hole}: the images of {config.dataset.name!r} are {side} pixels wide, "
-            f"so it must be 1 to {side}"
-        )
-    sizes = {IMAGES: specification.shape[1:]}
+    shape, classes = config.dataset.shape, config.dataset.num_classes
+    for step_name, step in config.augmentation.used().items():
+        step.check_input(shape, f"augmentation.{step_name}")
     with torch.device("meta"):
         model = create_model(config)
-        images, one, pair = torch.empty(2, *specification.shape), torch.ones(1), torch.arange(2)
-        box = torch.zeros(1, 4, dtype=torch.int64)
+        images, labels = torch.empty(2, *shape), torch.empty(2, classes)
+    mixing = config.augmentation.create(model, num_classes=classes, seed=config.seed)
     name = config.model.name
     try:
-        with ExitStack() as stack:
-            for (kind, point), hook in attach_hooks(model, config).items():
-                stack.enter_context(ordered(hook, Operation(kind, pair, one, box, point)))
-                model.get_submodule(hook.layer).register_forward_hook(
-                    lambda _, __, features, point=point: sizes.update({point: tuple(features.shape[2:])})
-                )
-            logits = model(images)
+        logits = model(images)
+        for plan in mixing.plans_of_every_place(images):
+            with mixing.execute(plan, images, labels) as (mixed, _):
+                model(mixed)
     # timm and torchvision assert the sizes that their transformers take.
     except (RuntimeError, AssertionError) as error:
-        size = "×".join(map(str, specification.shape))
+        size = "×".join(map(str, shape))
         raise ValueError(
             f"model {name!r} cannot take the {size} images of {config.dataset.name!r}: {str(error).splitlines()[0]}"
         ) from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, specification.num_classes):
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         answer = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(
-            f"model {name!r} returns {answer} for two images: it must be logits [2, {specification.num_classes}]"
-        )
-    return sizes
+        raise ValueError(f"model {name!r} returns {answer} for two images: it must be logits [2, {classes}]")
 
 
 def create_model(config: Config) -> nn.Module:
     """The network that the configuration names, for the data set that it names."""
-    specification = data.specification(config.dataset.name)
     for option in ("num_classes", "in_channels"):
         if option in config.model.options:
             raise ValueError(f"model.options.{option} cannot be set: data set {config.dataset.name!r} decides it")
     model = models.create(
         config.model.name,
-        num_classes=specification.num_classes,
-        in_channels=specification.shape[0],
+        num_classes=config.dataset.num_classes,
+        in_channels=config.dataset.channels,
         **config.model.options,
     )
     if config.runtime.sync_batchnorm and world_size() > 1:
@@ -132,100 +244,6 @@ def create_model(config: Config) -> nn.Module:
     seen, norm = config.moments.use, config.moments.norm
     if seen != "all":
         restrict = keep_moments if seen == "only" else remove_moments
-        layer = model.get_submodule(resolve_layer(model, config.moments.layer))
+        layer = last_of_sequence(model.get_submodule(resolve_layer(model, config.moments.layer)))
         layer.register_forward_hook(lambda _, __, features: restrict(features, norm))
     return model
-
-
-def attach_hooks(model: nn.Module, config: Config) -> dict[tuple[str, str], FeatureHook[Any]]:
-    """What the mixing list does after layers of the network, by the operation's name and point.
-
-    Raises:
-        ValueError: the network has no such point.
-    """
-    augmentation = config.augmentation
-    hooks: dict[tuple[str, str], FeatureHook[Any]] = {}
-    for step in augmentation.steps:
-        kind = KINDS.get(step, step)
-        for point in points_of_step(augmentation, step):
-            if kind == "moex":
-                hooks[kind, point] = create_exchange(model, augmentation.moex)
-            elif kind == "dropblock":
-                hooks[kind, point] = DropBlock(model, point, block_size=augmentation.dropblock.block_size)
-            elif point != IMAGES:
-                hooks[kind, point] = FeatureMixing(model, point)
-    return hooks
-
-
-def create_exchange(model: nn.Module, moex: MoExConfig) -> FeatureExchange:
-    """The exchange of the statistic that the configuration names."""
-    if moex.statistic == "components":
-        return ComponentExchange(model, moex.layer, moex.components, channel_dim=moex.channel_dim)
-    if moex.statistic == "order":
-        return OrderExchange(model, moex.layer, moex.norm, channel_dim=moex.channel_dim)
-    return MomentExchange(
-        model,
-        moex.layer,
-        moex.norm,
-        eps=moex.eps,
-        channel_dim=moex.channel_dim,
-        positive_only=moex.positive_only,
-        detach=moex.detach,
-    )
-
-
-def load_sets(config: Config, device: torch.device) -> Sets:
-    """Reads the data set and lays it on the device.
-
-    Raises:
-        ValueError: files are missing or damaged, or a limit exceeds the set.
-        OSError: files cannot be read.
-    """
-    dataset = data.load(config.dataset.name, config.dataset.root, download=config.dataset.download, seed=config.seed)
-    dataset = data.limit(dataset, train=config.limit_train, test=config.limit_test)
-
-    def source(images: torch.Tensor, labels: torch.Tensor, *, padding: int, flip: bool) -> BatchSource:
-        return BatchSource(
-            images,
-            labels,
-            mean=dataset.mean,
-            std=dataset.std,
-            padding=padding,
-            flip=flip,
-            device=device,
-            channels_last=channels_last(config.runtime),
-        )
-
-    return Sets(
-        source(dataset.train_images, dataset.train_labels, padding=dataset.padding, flip=dataset.flip),
-        source(dataset.test_images, dataset.test_labels, padding=0, flip=False),
-        len(dataset.classes),
-    )
-
-
-def create_state(config: Config, sets: Sets, device: torch.device) -> State:
-    """The run before its first step: the weights depend on the configuration and the seed alone."""
-    seed_network(config.seed)
-    memory_format = torch.channels_last if channels_last(config.runtime) else torch.contiguous_format
-    model = create_model(config).to(device).to(memory_format=memory_format)
-    decay = config.optimizer.ema_decay
-    average = None if decay is None else WeightAverage(model, decay)
-    # The hooks are there before compilation, so that they are compiled too.
-    hooks = attach_hooks(model, config)
-    if config.runtime.compile:
-        # A graph for each combination of what happens inside the network, and for the last, smaller batch.
-        torch.compiler.config.recompile_limit = 64
-    network: Any = torch.compile(model, dynamic=False) if config.runtime.compile else model
-    cuts_features = "feature_cutmix" in config.augmentation.steps
-    return State(
-        model=model,
-        network=share_gradients(network, device),
-        hooks=hooks,
-        sizes=check_network(config) if cuts_features else {IMAGES: data.specification(config.dataset.name).shape[1:]},
-        optimizer=create_optimizer(model, config.optimizer),
-        scaler=torch.amp.GradScaler(device.type, enabled=config.runtime.precision == "fp16"),
-        totals=torch.zeros(2, dtype=torch.float64, device=device),
-        first_bad_step=torch.tensor(-1, device=device),
-        steps_per_epoch=-(-len(sets.train) // config.batch_size),
-        average=average,
-    )

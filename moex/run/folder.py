@@ -1,10 +1,11 @@
-"""A run's folder: whose it is, what it holds, and the checkpoints in it."""
+"""A run's folder: who trains in it, what it holds, and the checkpoints in it."""
 
 import json
 import os
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,90 +13,66 @@ import filelock
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from yaml import YAMLError
 
 from moex import checkpoint
-from moex.config import Config, parse, recipe
 from moex.distributed import gather, rank, world_size
-from moex.engine import State, learning_rate_at
 from moex.reporting.sweeps import now
+from moex.run.build import Run
 
 # Seconds that a worker that was just killed may take to go.
 PATIENCE = 10.0
-# What a run that was killed while it claimed its folder leaves there.
-_BEFORE_THE_CONFIGURATION = (".lock", "config.yaml.tmp")
 
 
 class NonFiniteError(Exception):
     """The loss or a weight is not finite any more."""
 
 
-def check_folder(folder: Path, config: Config) -> None:
-    """Refuses a folder that belongs to another recipe.
+@contextmanager
+def claim(folder: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Creates the run's folder and its config.yaml, and keeps other processes away inside the block.
 
-    Raises:
-        ValueError: with the keys that differ.
-    """
-    path = folder / "config.yaml"
-    if not path.exists():
-        if folder.exists() and any(item.name not in _BEFORE_THE_CONFIGURATION for item in folder.iterdir()):
-            raise ValueError(f"{folder} holds files and no config.yaml: move it away, or choose another name=")
-        return
-    try:
-        stored = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(stored, dict)
-        theirs = parse({str(key): value for key, value in stored.items()})
-    except (ValueError, YAMLError) as error:
-        raise ValueError(f"{path} is not a configuration of this version ({error}): choose another name=") from None
-    ours, others = recipe(config) | {"seed": config.seed}, recipe(theirs) | {"seed": theirs.seed}
-    difference = sorted(key for key in ours | others if ours.get(key) != others.get(key))
-    if difference:
-        raise ValueError(f"{folder} holds another recipe (different: {', '.join(difference)}): choose another name=")
-
-
-def claim(folder: Path, config: Config) -> filelock.BaseFileLock:
-    """Creates the run's folder and its config.yaml, and locks it against a second process.
+    Args:
+        folder: the run's.
+        config: the whole configuration, as a nested dictionary.
 
     Raises:
         ValueError: another process trains in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
+    lock = filelock.FileLock(folder / ".lock", timeout=PATIENCE)
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire()
     except filelock.Timeout:
         raise ValueError(f"another process trains in {folder}: wait for it, or choose another seed") from None
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
-    checkpoint.write_text_atomically(folder / "config.yaml", text)
-    return lock
+    try:
+        text = OmegaConf.to_yaml(OmegaConf.create(config))
+        checkpoint.write_text_atomically(folder / "config.yaml", text)
+        yield
+    finally:
+        lock.release()
 
 
-def resume(state: State, saved: dict[str, Any] | None, command: str, *, folder: Path, console: Console) -> None:
+def resume(run: Run, saved: dict[str, Any] | None, command: str, *, console: Console) -> None:
     """Puts a run where a checkpoint left it, if there is one, and opens a session of it."""
+    state, sessions = run.state, run.sessions
     if saved is not None:
-        state.model.load_state_dict(saved["model"])
-        if state.average is not None:
-            state.average.model.load_state_dict(saved["average"])
-        state.optimizer.load_state_dict(saved["optimizer"])
-        state.scaler.load_state_dict(saved["scaler"])
-        if rank() == 0:
-            # The sums of all ranks up to here; the others go on from zero.
-            state.totals.copy_(torch.tensor(saved["totals"], dtype=torch.float64))
-        for name in ("epoch", "step", "history", "best", "epoch_seconds", "seconds", "sessions"):
-            setattr(state, name, saved[name])
-        console.print(f"continuing {folder} after epoch {state.epoch}, step {state.step}", soft_wrap=True)
-        # A run of before there were several devices does not say how many it had.
-        before = state.sessions[-1].get("world_size", 1)
+        state.load_state_dict(saved)
+        if rank() > 0:
+            # Rank 0 has the sums of all ranks up to here; the others go on from zero.
+            state.totals.zero_()
+        sessions[:] = saved["sessions"]
+        console.print(f"continuing {run.folder} after epoch {state.epoch}, step {state.step}", soft_wrap=True)
+        before = sessions[-1]["world_size"]
         if before != world_size():
             console.print(
                 f"on {world_size()} device{'s' if world_size() > 1 else ''} after {before}: partners and BatchNorm's "
                 "shares are others from here on, so the numbers will not be those of an unbroken run",
                 soft_wrap=True,
             )
-    state.sessions.append({"start": now(), "command": command, "world_size": world_size(), **commit()})
+    sessions.append({"start": now(), "command": command, "world_size": world_size(), **commit()})
 
 
-def save(state: State, folder: Path, config: Config) -> None:
+def save(run: Run) -> None:
     """Saves a checkpoint, unless something in it is not finite, and keeps it if the configuration says so.
 
     All ranks call it, and rank 0 writes.
@@ -104,31 +81,22 @@ def save(state: State, folder: Path, config: Config) -> None:
         NonFiniteError: nothing was saved.
         SaveError: a file could not be written.
     """
-    totals = check_finite(state, folder, config)
+    totals = check_finite(run)
     if rank() > 0:
         return
-    content = {
-        "model": state.model.state_dict(),
-        "average": None if state.average is None else state.average.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "totals": totals,
-        "epoch": state.epoch,
-        "step": state.step,
-        "history": state.history,
-        "best": state.best,
-        "epoch_seconds": state.epoch_seconds,
-        "seconds": state.seconds,
-        "sessions": state.sessions,
+    state = run.state
+    content = state.state_dict() | {
+        "totals": torch.tensor(totals, dtype=torch.float64),
+        "sessions": run.sessions,
     }
-    every = config.checkpoint.keep_every_epochs
+    every = run.checkpoints.keep_every_epochs
     if every is not None and state.step == 0 and state.epoch % every == 0:
         # Before the last: killed in between, the run ends this epoch once more, and keeps it again.
-        checkpoint.save_epoch(folder / "checkpoints", content, epoch=state.epoch)
-    checkpoint.save(folder / "checkpoints", content)
+        checkpoint.write_epoch(run.folder / "checkpoints", content, epoch=state.epoch)
+    checkpoint.write_last(run.folder / "checkpoints", content)
 
 
-def check_finite(state: State, folder: Path, config: Config) -> list[float]:
+def check_finite(run: Run) -> list[float]:
     """Looks for a loss or a weight that is not finite, on any rank; waits for the device.
 
     Returns:
@@ -137,6 +105,7 @@ def check_finite(state: State, folder: Path, config: Config) -> list[float]:
     Raises:
         NonFiniteError: on every rank, naming the step, its learning rate and the last good checkpoint.
     """
+    state = run.state
     # Only rank 0's running statistics are the run's.
     weights = state.model.state_dict().values() if rank() == 0 else state.model.parameters()
     finite = all(bool(tensor.isfinite().all()) for tensor in weights)
@@ -145,33 +114,42 @@ def check_finite(state: State, folder: Path, config: Config) -> list[float]:
     if bad < 0 and all(finites):
         return [sum(column) for column in zip(*totals, strict=True)]
     what, step = ("the loss", bad) if bad >= 0 else ("a weight", max(state.step - 1, 0))
-    raise non_finite(what, state, folder, config, step=step)
+    raise non_finite(what, run, step=step)
 
 
-def non_finite(what: str, state: State, folder: Path, config: Config, *, step: int) -> NonFiniteError:
+def non_finite(what: str, run: Run, *, step: int) -> NonFiniteError:
     """The error that names a step of the current epoch, its learning rate and the last good checkpoint."""
-    lr = learning_rate_at(state, config, step=step)
+    epoch = run.state.epoch
+    lr = run.training.learning_rate(epoch, step)
     return NonFiniteError(
-        f"{what} is not finite at epoch {state.epoch + 1}, step {step + 1} (learning rate {lr:g}). "
-        f"Last good checkpoint: {last_checkpoint(folder) or 'none'}. Try a lower optimizer.lr or another seed."
+        f"{what} is not finite at epoch {epoch + 1}, step {step + 1} (learning rate {lr:g}). "
+        f"Last good checkpoint: {last_checkpoint(run.folder) or 'none'}. Try a lower optimizer.lr or another seed."
     )
 
 
-def write_heartbeat(folder: Path, state: State, config: Config) -> None:
+def write_heartbeat(run: Run) -> None:
     """Leaves `heartbeat.json`: how far a run is, when that was and where, for whoever watches it."""
     heartbeat = {
         "time": now(),
-        "epoch": state.epoch,
-        "epochs": config.epochs,
-        "step": state.step,
+        "epoch": run.state.epoch,
+        "epochs": run.training.epochs,
+        "step": run.state.step,
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
     text = json.dumps(heartbeat) + "\n"
     # Nothing is lost with it: a disk that is full is told where it matters.
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text_atomically(folder / "heartbeat.json", text)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text_atomically(run.folder / "heartbeat.json", text)
+
+
+def write_metrics(run: Run) -> None:
+    """Writes metrics.csv, a row an epoch; floats are written so that reading gives the same bits."""
+    import pandas as pd
+
+    table = pd.DataFrame(run.state.history)
+    checkpoint.write_atomically(run.folder / "metrics.csv", lambda file: table.to_csv(file, index=False))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -192,15 +170,21 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def commit() -> dict[str, Any]:
-    """The commit that this package comes from, and whether its tree was dirty; None outside a checkout."""
-    here = Path(__file__).parent
+    """The commit that this package comes from, and whether its tree was dirty.
+
+    None outside a checkout, and where the repository around the package, such as that of a project in whose
+    environment it is installed, does not track it.
+    """
+    here = Path(__file__)
 
     def git(*arguments: str) -> str | None:
+        command = ["git", *arguments]
         try:
-            answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+            answer = subprocess.run(command, cwd=here.parent, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return answer.stdout.strip()
 
-    changes = git("status", "--porcelain", "--", ":/")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+    if git("ls-files", "--error-unmatch", "--", here.name) is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":/"))}

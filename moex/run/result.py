@@ -1,6 +1,5 @@
 """The end of a run: `result.json`, `predictions.npz`, the figures, and the table on the screen."""
 
-import dataclasses
 import json
 import platform
 import statistics
@@ -14,13 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from moex import checkpoint, metrics
-from moex.config import Config, recipe
 from moex.distributed import broadcast, rank
-from moex.engine import State, evaluate
-from moex.logging import write_metrics
-from moex.reporting.figures import save_run_figures
+from moex.engine import predict
 from moex.reporting.sweeps import now
-from moex.run.build import Sets
+from moex.run.build import Run
+from moex.run.folder import write_metrics
 
 LIBRARIES = ("moex", "torch", "torchvision", "numpy", "timm", "scikit-learn")
 REPORTED = {
@@ -32,7 +29,7 @@ REPORTED = {
 }
 
 
-def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: Console) -> dict[str, Any]:
+def finish(run: Run, *, console: Console) -> dict[str, Any]:
     """Evaluates the last and the best weights and writes what a finished run leaves; `result.json` comes last.
 
     All ranks call it, and rank 0 writes. The metrics of the best epoch are those of its row. Where its weights are
@@ -41,55 +38,70 @@ def finish(state: State, sets: Sets, config: Config, folder: Path, *, console: C
     Returns:
         The content of `result.json`: metrics are fractions.
     """
-    precision = config.runtime.precision
-    logits, labels = evaluate(state.evaluated, sets.test, precision=precision)
-    measured = metrics.evaluate(logits, labels)
+    state, folder = run.state, run.folder
+    logits, labels = _predict(run)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
-    best_weights = broadcast(_read_best(state, folder, console) if rank() == 0 else None)
+    best_weights = broadcast(_read_best(run, console) if rank() == 0 else None)
     if best_weights is not None:
         state.evaluated.load_state_dict(best_weights)
-        arrays["best_logits"] = evaluate(state.evaluated, sets.test, precision=precision)[0].numpy()
-    result = _summary(state, config, measured)
+        arrays["best_logits"] = _predict(run)[0].numpy()
+    result = _summary(run, metrics.summarise(logits, labels))
     if rank() > 0:
         return result
     checkpoint.write_atomically(
         folder / "predictions.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
     )
     # A run that was killed after its last checkpoint has not written its last row.
-    write_metrics(folder, state.history)
+    write_metrics(run)
     with checkpoint.saving(folder / "figures"):
+        # matplotlib takes a second to start, which a run needs at its end alone.
+        from moex.reporting.figures import save_run_figures
+
         save_run_figures(folder)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     checkpoint.write_text_atomically(folder / "result.json", text)
     return result
 
 
-def _summary(state: State, config: Config, measured: dict[str, float]) -> dict[str, Any]:
-    """The content of `result.json`, with these metrics of the last epoch."""
-    device = state.totals.device
-    session = state.sessions[-1]
-    return {
-        "name": config.name,
-        "seed": config.seed,
-        "recipe": recipe(config),
+def _predict(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    return predict(
+        run.state.evaluated, run.test, batch_size=run.evaluation_batch_size, precision=run.training.precision
+    )
+
+
+def _summary(run: Run, measured: dict[str, float]) -> dict[str, Any]:
+    """The content of `result.json`, with these metrics of the test set after the last epoch."""
+    state, session = run.state, run.sessions[-1]
+    rows = {"last": state.history[-1], "best": state.best}
+    summary = {
+        "name": run.name,
+        "seed": run.seed,
+        "recipe": run.recipe,
         "last": {"epoch": state.epoch, **measured},
         "best": {"epoch": state.best["epoch"], **{name: state.best[f"test_{name}"] for name in measured}},
-        "epochs": config.epochs,
+        "selected_on": run.selected_on,
+    }
+    if run.validation is not None:
+        summary["validation"] = {
+            which: {name: row[f"validation_{name}"] for name in measured} for which, row in rows.items()
+        }
+    return summary | {
+        "epochs": run.training.epochs,
         "images_per_second": statistics.median(row["images_per_second"] for row in state.history),
         "seconds": state.seconds,
-        "device": device_name(device),
+        "device": device_name(state.totals.device),
         "threads": torch.get_num_threads(),
         "world_size": session["world_size"],
-        "precision": config.runtime.precision,
+        "precision": run.training.precision,
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "versions": {"python": platform.python_version()} | library_versions(),
         "command": session["command"],
         "commit": session["commit"],
         "dirty": session["dirty"],
-        "sessions": state.sessions,
-        "start": state.sessions[0]["start"],
+        "sessions": run.sessions,
+        "start": run.sessions[0]["start"],
         "end": now(),
-        "config": dataclasses.asdict(config),
+        "config": run.config,
     }
 
 
@@ -98,7 +110,8 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     table = Table(title=f"{result['name']}, seed {result['seed']}, {result['epochs']} epochs", title_justify="left")
     table.add_column("test set, %")
     table.add_column("last epoch", justify="right")
-    table.add_column(f"best epoch ({result['best']['epoch']:.0f})", justify="right")
+    chosen = f"best epoch ({result['best']['epoch']:.0f}, chosen on the {result['selected_on']} set)"
+    table.add_column(chosen, justify="right")
     for name, title in REPORTED.items():
         table.add_row(title, *(f"{100 * result[which][name]:.2f}" for which in ("last", "best")))
     console.print(table)
@@ -111,9 +124,9 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
 
 
-def _read_best(state: State, folder: Path, console: Console) -> dict[str, torch.Tensor] | None:
+def _read_best(run: Run, console: Console) -> dict[str, torch.Tensor] | None:
     """The weights of the best epoch; None, and a line, where they are lost."""
-    path, epoch = folder / "checkpoints" / checkpoint.BEST, state.best["epoch"]
+    path, epoch = run.folder / "checkpoints" / checkpoint.BEST, run.state.best["epoch"]
     try:
         best = checkpoint.read(path)
         if best["epoch"] != epoch:

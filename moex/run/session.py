@@ -9,11 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from moex import checkpoint
-from moex.config import Config, parse, run_folder
+from moex.config import parse, run_folder
 from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
-from moex.engine import State
-from moex.logging import Loggers, create_loggers
-from moex.run.build import choose_device, create_state, load_sets
+from moex.loggers import Loggers, open_loggers
+from moex.run.build import Run, build_run, choose_device, load_sources
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
 from moex.run.result import finish, show
 from moex.run.training import Stopped, TimeOver, train
@@ -42,9 +41,9 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
     result = saved = fault = None
     with ExitStack() as stack:
         try:
-            sets = load_sets(config, device)
+            sources = load_sources(config, device)
             if rank() == 0:
-                stack.enter_context(claim(folder, config))
+                stack.enter_context(claim(folder, dataclasses.asdict(config)))
                 # The process that held it may have finished the run.
                 result = read_result(folder)
                 saved = checkpoint.load(folder / "checkpoints", report=console.print)
@@ -59,13 +58,14 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
                 console.print(f"training on {layout.world_size} devices of {machines}", soft_wrap=True)
-            state = create_state(config, sets, device)
-            resume(state, saved, job["command"], folder=folder, console=console)
+            run = build_run(config, sources, device)
+            resume(run, saved, job["command"], console=console)
             try:
-                with _open_loggers(state, config, folder, console) as loggers:
-                    train(state, sets, config, folder, stop=stop, loggers=loggers, console=console)
-                    result = finish(state, sets, config, folder, console=console)
-                    loggers.finish(result, figures=sorted((folder / "figures").glob("*.png")), step=state.global_step)
+                with _open_loggers(run, console) as loggers:
+                    train(run, stop=stop, loggers=loggers, console=console)
+                    result = finish(run, console=console)
+                    figures = sorted((folder / "figures").glob("*.png"))
+                    loggers.log_result(result, figures=figures, step=run.state.global_step)
             except NonFiniteError as error:
                 return _tell(f"error: {error}", code=1)
             except Stopped as stopped:
@@ -79,12 +79,11 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
     return 0
 
 
-def _open_loggers(state: State, config: Config, folder: Path, console: Console) -> Loggers:
+def _open_loggers(run: Run, console: Console) -> Loggers:
+    """The loggers of this session; rank 0 alone has any."""
     if rank() > 0:
         return Loggers({}, console=console)
-    return create_loggers(
-        config.logger, folder, done=state.global_step, full_config=dataclasses.asdict(config), console=console
-    )
+    return open_loggers(run.loggers, run.folder, done=run.state.global_step, config=run.config, console=console)
 
 
 def _how_to_continue(folder: Path) -> str:

@@ -1,27 +1,28 @@
 """The epochs of a run: train, look, save, evaluate, record. Every rank runs them; rank 0 writes and prints."""
 
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from enum import IntEnum
-from pathlib import Path
 
 from rich.console import Console
 
 from moex import checkpoint, metrics
-from moex.config import Config
+from moex.data import TEST, Source
 from moex.distributed import Agreement, StopRequest, rank
-from moex.engine import State, evaluate, learning_rate_at, train_epoch
-from moex.logging import Loggers, ProgressDisplay, write_metrics
-from moex.run.build import Sets
-from moex.run.folder import check_finite, non_finite, save, write_heartbeat
+from moex.engine import evaluate, train_epoch
+from moex.loggers import Loggers, ProgressDisplay
+from moex.run.build import Run
+from moex.run.folder import check_finite, non_finite, save, write_heartbeat, write_metrics
 
-# Seconds between two signs of life.
+# Seconds between two heartbeats.
 HEARTBEAT = 10.0
 
 
-class Wish(IntEnum):
-    """What a rank wishes to do after a step, besides what all know to be due; a larger one includes the smaller."""
+class Action(IntEnum):
+    """What a rank proposes to do after a step, besides what all know to be due; a larger one includes the smaller."""
 
-    GO_ON = 0
+    CONTINUE = 0
     SAVE = 1
     END_IN_TIME = 2
     STOP = 3
@@ -35,58 +36,49 @@ class TimeOver(Exception):
     """The run has used the minutes that it was given, and has saved where it stands."""
 
 
-class Clock:
+class Timer:
     """What is due by the clock of this rank.
 
     Args:
-        config: of the run.
+        run: for how often to save, and how long to train.
         stop: whether the run was asked to stop.
     """
 
-    def __init__(self, config: Config, stop: StopRequest) -> None:
-        self._every_minutes, self._max_minutes = config.checkpoint.every_minutes, config.runtime.max_minutes
+    def __init__(self, run: Run, stop: StopRequest) -> None:
+        self._every_minutes, self._max_minutes = run.checkpoints.every_minutes, run.max_minutes
         self._stop = stop
-        self._start = self._last_save = self._last_tick = time.monotonic()
+        self._start = self._last_save = self._last_lap = time.monotonic()
         self._last_heartbeat = float("-inf")
 
-    def tick(self) -> float:
-        """Seconds since the last tick."""
-        before, self._last_tick = self._last_tick, time.monotonic()
-        return self._last_tick - before
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        before, self._last_lap = self._last_lap, time.monotonic()
+        return self._last_lap - before
 
-    def saved(self) -> None:
-        """A checkpoint was just saved."""
+    def reset_save(self) -> None:
+        """Counts the minutes to the next save from now on."""
         self._last_save = time.monotonic()
 
     def heartbeat_is_due(self) -> bool:
-        """Whether to give a sign of life; the next one is due some seconds later."""
+        """Whether to write a heartbeat; the next one is due some seconds later."""
         due = time.monotonic() - self._last_heartbeat > HEARTBEAT
         if due:
             self._last_heartbeat = time.monotonic()
         return due
 
-    def wish(self) -> Wish:
+    def action(self) -> Action:
         """What to do after the current step."""
         now = time.monotonic()
         if self._stop.is_set():
-            return Wish.STOP
+            return Action.STOP
         if self._max_minutes is not None and now - self._start > 60 * self._max_minutes:
-            return Wish.END_IN_TIME
+            return Action.END_IN_TIME
         if self._every_minutes is not None and now - self._last_save > 60 * self._every_minutes:
-            return Wish.SAVE
-        return Wish.GO_ON
+            return Action.SAVE
+        return Action.CONTINUE
 
 
-def train(
-    state: State,
-    sets: Sets,
-    config: Config,
-    folder: Path,
-    *,
-    stop: StopRequest,
-    loggers: Loggers,
-    console: Console,
-) -> None:
+def train(run: Run, *, stop: StopRequest, loggers: Loggers, console: Console) -> None:
     """Trains the epochs that are left, and saves as it goes.
 
     Raises:
@@ -94,87 +86,101 @@ def train(
         TimeOver: `runtime.max_minutes` are over; everything up to now is saved.
         NonFiniteError: the loss or a weight is not finite.
     """
-    display = ProgressDisplay(
-        console, epochs=config.epochs, steps_per_epoch=state.steps_per_epoch, done=state.global_step
-    )
-    clock, agreement = Clock(config, stop), Agreement()
-    agreement.propose(clock.wish())
+    state, epochs = run.state, run.training.epochs
+    display = ProgressDisplay(console, epochs=epochs, steps_per_epoch=state.steps_per_epoch, done=state.global_step)
+    timer, agreement = Timer(run, stop), Agreement()
+    agreement.propose(timer.action())
     with display:
-        while state.epoch < config.epochs:
-            _train_epoch(
-                state, sets, config, folder, clock=clock, agreement=agreement, loggers=loggers, display=display
-            )
+        while state.epoch < epochs:
+            with closing(train_epoch(state, run.training)) as steps:
+                _follow_steps(run, steps, timer=timer, agreement=agreement, loggers=loggers, display=display)
+            _complete_epoch(run, timer=timer, loggers=loggers, display=display)
 
 
-def _train_epoch(
-    state: State,
-    sets: Sets,
-    config: Config,
-    folder: Path,
+def _follow_steps(
+    run: Run,
+    steps: Iterator[float],
     *,
-    clock: Clock,
+    timer: Timer,
     agreement: Agreement,
     loggers: Loggers,
     display: ProgressDisplay,
 ) -> None:
-    def samples() -> int:
-        return min(state.step * config.batch_size, len(sets.train))
-
-    for lr in train_epoch(state, sets.train, config, classes=sets.classes):
-        seconds = clock.tick()
+    """Logs, saves and stops between the steps of an epoch."""
+    state, every_steps = run.state, run.checkpoints.every_steps
+    for lr in steps:
+        seconds = timer.lap()
         state.epoch_seconds, state.seconds = state.epoch_seconds + seconds, state.seconds + seconds
         display.step(epoch=state.epoch, step=state.step)
-        if state.global_step % config.logger.every_steps == 0:
-            loss_sum, _ = check_finite(state, folder, config)
-            loss, speed = loss_sum / samples(), samples() / state.epoch_seconds
+        if state.global_step % run.loggers.every_steps == 0:
+            samples = min(state.step * run.training.batch_size, len(run.training.source))
+            loss_sum, _ = check_finite(run)
+            loss, speed = loss_sum / samples, samples / state.epoch_seconds
             display.loss(loss, images_per_second=speed)
             values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
             loggers.log(values, step=state.global_step)
-        wish = agreement.settle(clock.wish())
-        every_steps = config.checkpoint.every_steps
-        if wish >= Wish.SAVE or (every_steps is not None and state.step % every_steps == 0):
-            save(state, folder, config)
-            clock.saved()
-        if rank() == 0 and (wish > Wish.SAVE or clock.heartbeat_is_due()):
-            write_heartbeat(folder, state, config)
-        where = f"saved {folder} after epoch {state.epoch}, step {state.step}"
-        if wish == Wish.STOP:
+        action = agreement.settle(timer.action())
+        if action >= Action.SAVE or (every_steps is not None and state.step % every_steps == 0):
+            save(run)
+            timer.reset_save()
+        if rank() == 0 and (action > Action.SAVE or timer.heartbeat_is_due()):
+            write_heartbeat(run)
+        where = f"saved {run.folder} after epoch {state.epoch}, step {state.step}"
+        if action == Action.STOP:
             raise Stopped(where)
-        if wish == Wish.END_IN_TIME:
-            minutes = f"runtime.max_minutes={config.runtime.max_minutes:g} are over"
+        if action == Action.END_IN_TIME:
+            minutes = f"runtime.max_minutes={run.max_minutes:g} are over"
             raise TimeOver(f"{where}: {minutes}; the same command continues")
-        agreement.propose(clock.wish())
+        agreement.propose(timer.action())
 
-    totals = check_finite(state, folder, config)
-    seconds = clock.tick()
+
+def _complete_epoch(run: Run, *, timer: Timer, loggers: Loggers, display: ProgressDisplay) -> None:
+    """Evaluates, records and saves after the last step of an epoch."""
+    state, training, folder = run.state, run.training, run.folder
+    totals = check_finite(run)
+    seconds = timer.lap()
     state.epoch_seconds += seconds
-    last_step = state.steps_per_epoch - 1
-    logits, labels = evaluate(state.evaluated, sets.test, precision=config.runtime.precision)
-    if not logits.isfinite().all():
-        raise non_finite("a logit of the test set", state, folder, config, step=last_step)
-    loss, wrong = (total / len(sets.train) for total in totals)
-    state.seconds += seconds + clock.tick()
+    loss, wrong = (total / len(training.source) for total in totals)
     row = {
         "epoch": state.epoch + 1,
         "step": state.global_step,
-        "learning_rate": learning_rate_at(state, config, step=last_step),
+        "learning_rate": training.learning_rate(state.epoch, state.steps_per_epoch - 1),
         "train_loss": loss,
         "train_error": wrong,
-        **{f"test_{name}": value for name, value in metrics.evaluate(logits, labels).items()},
-        "images_per_second": len(sets.train) / state.epoch_seconds,
-        "seconds": state.seconds,
     }
+    choice = f"{run.selected_on}_error"
+    row |= _measure(run, run.selected_on, run.validation or run.test)
+    is_best = not state.best or row[choice] < state.best[choice]
+    if run.validation is not None and (is_best or state.epoch + 1 == training.epochs):
+        # Where the validation set chooses, the test set is measured for what may be reported alone.
+        row |= _measure(run, TEST, run.test)
+    state.seconds += seconds + timer.lap()
+    row |= {"images_per_second": len(training.source) / state.epoch_seconds, "seconds": state.seconds}
     state.history.append(row)
-    if not state.best or row["test_error"] < state.best["test_error"]:
+    if is_best:
         state.best = row
         if rank() == 0:
-            checkpoint.save_best(folder / "checkpoints", {"model": state.evaluated.state_dict(), **row})
+            checkpoint.write_best(folder / "checkpoints", {"model": state.evaluated.state_dict(), **row})
     state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
     state.totals.zero_()
     # Before the save, as within an epoch: a session that continues from there logs what follows alone.
     loggers.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)
-    save(state, folder, config)
-    clock.saved()
+    save(run)
+    timer.reset_save()
     if rank() == 0:
-        write_metrics(folder, state.history)
-    display.epoch(row)
+        write_metrics(run)
+    display.epoch(row, split=run.selected_on)
+
+
+def _measure(run: Run, split: str, source: Source) -> dict[str, float]:
+    """The metrics of the network that is evaluated on a split, by their names in metrics.csv.
+
+    Raises:
+        NonFiniteError: a logit is not finite.
+    """
+    scores = evaluate(
+        run.state.evaluated, source, batch_size=run.evaluation_batch_size, precision=run.training.precision
+    )
+    if scores.loss.isnan().any():
+        raise non_finite(f"a logit of the {split} set", run, step=run.state.steps_per_epoch - 1)
+    return {f"{split}_{name}": value for name, value in metrics.summarise_scores(scores).items()}

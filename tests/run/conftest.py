@@ -1,35 +1,55 @@
 """A short run on digits, for the tests of this folder."""
 
+import threading
+
 import pytest
 import torch
+from rich.console import Console
 
 from moex import checkpoint
-from moex.config import parse, run_folder
-from moex.run.build import create_state, load_sets
+from moex.config import parse
+from moex.loggers import Loggers
+from moex.run.build import build_run, load_sources
 from moex.run.folder import resume
+from moex.run.training import train
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def build():
-    """Configuration, folder, sets and state of a short run on digits, before its first step."""
+    """A short run on digits, before its first step."""
 
-    def build_run(output_root, **values):
+    def build_short(output_root, **values):
         short = {"output_root": str(output_root), "limit_train": 128, "limit_test": 50, "epochs": 2}
         config = parse(short | values)
-        sets = load_sets(config, CPU)
-        return config, run_folder(config), sets, create_state(config, sets, CPU)
+        return build_run(config, load_sources(config, CPU), CPU)
 
-    return build_run
+    return build_short
 
 
 @pytest.fixture
 def reopen():
-    """Puts a state where the last checkpoint in a folder left it, if there is one."""
+    """Puts a run where the last checkpoint in its folder left it, if there is one."""
 
-    def reopen_run(state, folder, console):
-        saved = checkpoint.load(folder / "checkpoints", report=console.print)
-        resume(state, saved, "python train.py", folder=folder, console=console)
+    def reopen_run(run, console=None):
+        console = console or Console(quiet=True)
+        saved = checkpoint.load(run.folder / "checkpoints", report=console.print)
+        resume(run, saved, "python train.py", console=console)
+        return run
 
     return reopen_run
+
+
+@pytest.fixture
+def go_on():
+    """Trains a run to its end, or for one step."""
+
+    def train_quietly(run, *, stop=False):
+        event = threading.Event()
+        if stop:
+            event.set()
+        console = Console(quiet=True)
+        train(run, stop=event, loggers=Loggers({}, console=console), console=console)
+
+    return train_quietly

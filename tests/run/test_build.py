@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from moex.config import channels_last, parse
-from moex.engine import train_epoch
-from moex.run.build import check_network, choose_device, create_model, create_state, load_sets
-from moex.statistics import keep_moments, remove_moments
+from moex.beyond_moments import keep_moments, remove_moments
+from moex.config import parse
+from moex.data import Request
+from moex.features import last_of_sequence
+from moex.points import resolve_layer
+from moex.run.build import build_run, check_network, choose_device, create_model, load_sources
 
 CPU = torch.device("cpu")
 REFUSED = {
-    "unknown data set": ({"dataset": {"name": "cifar11"}}, r"no data set 'cifar11'.*cifar10, cifar100, digits"),
     "unknown network": ({"model": {"name": "resnext"}}, r"no network 'resnext'.*resnetDEPTH"),
     "impossible depth": ({"model": {"name": "resnet21"}}, r"6n\+2, such as 20 or 26"),
     "unknown option": ({"model": {"options": {"width": 3}}}, r"has no option 'width'"),
@@ -24,7 +25,7 @@ REFUSED = {
             "model": {"name": "timm:vit_tiny_patch16_224", "options": {"img_size": 8, "patch_size": 4, "depth": 2}},
             "augmentation": {"steps": ["feature_cutmix"], "feature_cutmix": {"points": ["stage1"]}},
         },
-        r"CutMix needs features \[B, C, H, W\] after 'blocks.0', not \[2, 5, 192\]",
+        r"a box needs 'stage1' to be \[B, C, H, W\], not \[2, 5, 192\]: choose other layers",
     ),
     "unknown norm": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "bn"}}}, r"bn"),
     "indivisible groups": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "gn3"}}}, r"16"),
@@ -48,7 +49,7 @@ REFUSED = {
     "classes": ({"model": {"options": {"num_classes": 5}}}, r"model.options.num_classes cannot be set"),
     "a word for a number": (
         {"model": {"name": "pyramidnet110", "options": {"alpha": "x"}}},
-        r"cannot be built with the options .*'alpha': 'x'",
+        r"network 'pyramidnet110': alpha is 'x': it must be float",
     ),
     "too many components": (
         {"augmentation": {"steps": ["moex"], "moex": {"statistic": "components", "components": 17}}},
@@ -61,6 +62,11 @@ REFUSED = {
     ),
     "colours for torchvision": ({"model": {"name": "torchvision:resnet18"}}, r"3 channels, not 1"),
 }
+
+
+def build(values):
+    config = parse(values)
+    return build_run(config, load_sources(config, CPU), CPU)
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED.keys())
@@ -96,57 +102,41 @@ def test_tensor_float_32_where_it_is_asked_for_and_there(monkeypatch, precision,
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_weights_and_batches_lie_in_memory_alike(precision, cifar100_root):
-    config = parse({"runtime": {"precision": precision}, "dataset": {"name": "cifar100", "root": str(cifar100_root)}})
-    sets = load_sets(config, CPU)
-    state = create_state(config, sets, CPU)
-    images, _ = sets.train.batch(torch.arange(4))
-    last = channels_last(config.runtime)
-    for tensor in (images, state.model.stage1[0].conv1.weight):
-        assert tensor.is_contiguous(memory_format=torch.channels_last) == last
+    dataset = {"name": "cifar100", "root": str(cifar100_root)}
+    run = build({"runtime": {"precision": precision}, "dataset": dataset})
+    images, _ = next(run.training.source.batches([Request(torch.arange(4), torch.arange(4))]))
+    for tensor in (images, run.state.model.stage1[0].conv1.weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == (precision == "bf16")
 
 
 def test_the_seed_alone_decides_the_first_weights():
     def first_weights(seed):
-        config = parse({"seed": seed})
         torch.rand(7)
-        state = create_state(config, load_sets(config, CPU), CPU)
-        return torch.cat([parameter.flatten() for parameter in state.model.parameters()])
+        return torch.cat([parameter.flatten() for parameter in build({"seed": seed}).state.model.parameters()])
 
     assert torch.equal(first_weights(1), first_weights(1))
     assert not torch.equal(first_weights(1), first_weights(2))
 
 
 def test_limits():
-    config = parse({"limit_train": 100, "limit_test": 50, "batch_size": 64})
-    sets = load_sets(config, CPU)
-    assert (len(sets.train), len(sets.test)) == (100, 50)
-    assert create_state(config, sets, CPU).steps_per_epoch == 2
+    run = build({"limit_train": 100, "limit_test": 50, "batch_size": 64})
+    assert (len(run.training.source), len(run.test)) == (100, 50)
+    assert run.state.steps_per_epoch == 2
     with pytest.raises(ValueError, match=r"limit_train is 5000: digits has 1257"):
-        load_sets(parse({"limit_train": 5000}), CPU)
+        load_sources(parse({"limit_train": 5000}), CPU)
 
 
 @pytest.mark.parametrize("use", ["only", "removed"])
 def test_a_network_that_sees_a_part_of_its_features(use):
     """In training and in evaluation, the layers above get what the pure function gives."""
-    config = parse({"moments": {"use": use, "norm": "in"}, "augmentation": {"steps": ["moex"]}})
-    check_network(config)
-    model = create_state(config, load_sets(config, CPU), CPU).model.eval()
-    images = torch.randn(4, 1, 8, 8)
-    features = torch.nn.Sequential(*model.stem)(images)
+    values = {"moments": {"use": use, "norm": "in"}, "augmentation": {"steps": ["moex"]}}
+    check_network(parse(values))
+    model, whole = build(values).state.model.eval().double(), build({}).state.model.eval().double()
+    images = torch.randn(4, 1, 8, 8).double()
+    features = whole.stem(images)
     seen = {"only": keep_moments, "removed": remove_moments}[use](features, "in")
     logits = model.fc(model.stage3(model.stage2(model.stage1(seen))).mean((2, 3)))
     torch.testing.assert_close(model(images), logits)
-
-
-@pytest.mark.parametrize("statistic", ["moments", "components", "order"])
-def test_every_statistic_is_exchanged_in_a_step(statistic):
-    moex = {"statistic": statistic, "components": 2, "probability": 1.0}
-    config = parse({"augmentation": {"steps": ["moex"], "moex": moex}, "limit_train": 8, "batch_size": 8})
-    check_network(config)
-    sets = load_sets(config, CPU)
-    state = create_state(config, sets, CPU)
-    next(train_epoch(state, sets.train, config, classes=sets.classes))
-    assert torch.isfinite(state.totals).all()
 
 
 def test_batchnorm_of_the_whole_batch(monkeypatch):
@@ -155,18 +145,15 @@ def test_batchnorm_of_the_whole_batch(monkeypatch):
     monkeypatch.setattr("moex.run.build.world_size", lambda: 2)
     for model, layer in (("resnet8", "stem"), ("timm:efficientnet_b0", "bn1")):
         values = {"model": {"name": model}, "augmentation": {"steps": ["moex"], "moex": {"layer": layer}}}
-        config = parse(values | {"limit_train": 64, "runtime": {"sync_batchnorm": True}})
-        ours = create_state(config, load_sets(config, CPU), CPU)
-        config = parse(values | {"limit_train": 64})
-        theirs = create_state(config, load_sets(config, CPU), CPU)
+        ours = build(values | {"limit_train": 64, "runtime": {"sync_batchnorm": True}}).state
+        theirs = build(values | {"limit_train": 64}).state
         kinds = [
             module for module in ours.model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
         ]
         assert kinds
         assert all(isinstance(module, torch.nn.SyncBatchNorm) for module in kinds)
         assert list(ours.model.state_dict()) == list(theirs.model.state_dict())
-        (hook,) = ours.hooks.values()
-        assert ours.model.get_submodule(hook.layer)._forward_hooks
+        assert last_of_sequence(ours.model.get_submodule(resolve_layer(ours.model, layer)))._forward_hooks
         images = torch.randn(4, 1, 8, 8)
         assert torch.equal(ours.model.eval()(images), theirs.model.eval()(images))
     config = parse(values | {"moments": {"use": "removed", "layer": "bn1"}, "runtime": {"sync_batchnorm": True}})

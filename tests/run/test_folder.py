@@ -1,67 +1,41 @@
-"""A run's folder belongs to one recipe and to one process, and never holds what is not finite."""
+"""A run's folder belongs to one process, continues to the bit, and never holds what is not finite."""
 
+import dataclasses
+import shutil
 import subprocess
 import sys
-import threading
+from pathlib import Path
 
+import filelock
 import pytest
 import torch
-from rich.console import Console
+from omegaconf import OmegaConf
 
 from moex import checkpoint
 from moex.config import parse
-from moex.logging import Loggers
-from moex.run.folder import NonFiniteError, check_folder, claim, read_result, save
-from moex.run.training import Stopped, train
-
-CPU = torch.device("cpu")
-NO_LOGGERS = Loggers({}, console=Console(quiet=True))
+from moex.engine import State
+from moex.run.folder import NonFiniteError, claim, commit, read_result, save
+from moex.run.training import Stopped
 
 
-def test_a_folder_of_another_recipe_is_refused(build, tmp_path):
-    config, folder, _, _ = build(tmp_path)
-    check_folder(folder, config)
-    claim(folder, config).release()
-    check_folder(folder, config)
-    other = parse({"epochs": 9, "augmentation": {"steps": ["moex"]}, "limit_train": 128, "limit_test": 50})
-    with pytest.raises(ValueError, match=r"holds another recipe \(different: augmentation.steps, epochs\)"):
-        check_folder(folder, other)
-
-
-@pytest.mark.parametrize("text", ["epochs: many", "a_key_of_tomorrow: 1"])
-def test_a_configuration_that_is_not_ours_is_refused(build, tmp_path, text):
-    config, folder, _, _ = build(tmp_path)
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"is not a configuration of this version"):
-        check_folder(folder, config)
-    assert (folder / "config.yaml").read_text() == text
-
-
-def test_files_of_somebody_else_are_left_alone(build, tmp_path):
-    config, folder, _, _ = build(tmp_path)
-    folder.mkdir(parents=True)
-    (folder / "thesis.tex").write_text("precious")
-    with pytest.raises(ValueError, match=r"holds files and no config.yaml"):
-        check_folder(folder, config)
-
-
-def test_killed_while_it_claimed_its_folder(build, tmp_path):
-    config, folder, _, _ = build(tmp_path)
-    folder.mkdir(parents=True)
-    for name in (".lock", "config.yaml.tmp"):
-        (folder / name).touch()
-    check_folder(folder, config)
-    claim(folder, config).release()
-    assert (folder / "config.yaml").stat().st_size > 0
+def test_a_folder_is_claimed_for_a_block_and_no_longer(build, tmp_path):
+    run = build(tmp_path)
+    lock = filelock.FileLock(run.folder / ".lock")
+    with claim(run.folder, run.config):
+        stored = OmegaConf.to_container(OmegaConf.load(run.folder / "config.yaml"))
+        assert dataclasses.asdict(parse(stored)) == run.config
+        with pytest.raises(filelock.Timeout):
+            lock.acquire(timeout=0)
+    with lock.acquire(timeout=0):
+        pass
 
 
 def test_one_process_at_a_time(build, tmp_path, monkeypatch):
-    config, folder, _, _ = build(tmp_path)
-    folder.mkdir(parents=True)
+    run = build(tmp_path)
+    run.folder.mkdir(parents=True)
     hold = f"""
 import filelock, sys
-lock = filelock.FileLock({str(folder / ".lock")!r})
+lock = filelock.FileLock({str(run.folder / ".lock")!r})
 lock.acquire()
 print(flush=True)
 sys.stdin.read()
@@ -69,107 +43,149 @@ sys.stdin.read()
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
         monkeypatch.setattr("moex.run.folder.PATIENCE", 0.1)
-        with pytest.raises(ValueError, match=r"another process trains in"):
-            claim(folder, config)
+        with pytest.raises(ValueError, match=r"another process trains in"), claim(run.folder, run.config):
+            pass
         holder.stdin.close()
-    claim(folder, config).release()
+    with claim(run.folder, run.config):
+        pass
 
 
-def test_fp16_goes_on_with_the_scale_that_overflows_have_left(build, reopen, tmp_path):
+def same(ours, theirs):
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+def test_the_state_is_restored_whole(build, tmp_path):
+    """Every field of it, but for what is built of the configuration; a new field has to be either."""
+    built = {"network", "first_bad_step", "steps_per_epoch"}
+    first, second = (build(tmp_path, optimizer={"ema_decay": 0.5}).state for _ in range(2))
+    for tensor in [*first.model.state_dict().values(), *first.average.state_dict().values()]:
+        tensor.add_(1)
+    for group in first.optimizer.param_groups:
+        group["lr"] = 0.77
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    second.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    first.totals += 3
+    first.epoch, first.step, first.history, first.best = 4, 5, [{"epoch": 4.0}], {"epoch": 2.0}
+    first.epoch_seconds, first.seconds = 6.0, 7.0
+    checkpoint.write_last(tmp_path, first.state_dict())
+    second.load_state_dict(checkpoint.read(tmp_path / "last.pt"))
+    restored = {item.name for item in dataclasses.fields(State)} - built
+    assert set(first.state_dict()) == restored
+    for name in restored:
+        ours, theirs = (getattr(state, name) for state in (first, second))
+        if hasattr(ours, "state_dict"):
+            ours, theirs = ours.state_dict(), theirs.state_dict()
+        assert same(ours, theirs), name
+
+
+def test_fp16_goes_on_with_the_scale_that_overflows_have_left(build, reopen, go_on, tmp_path):
     def start(name):
-        config, folder, sets, state = build(tmp_path / name, epochs=1, batch_size=32, runtime={"precision": "fp16"})
-        state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 2.0**24})
-        return config, folder, sets, state
+        run = build(tmp_path / name, epochs=1, batch_size=32, runtime={"precision": "fp16"})
+        run.state.scaler.load_state_dict(run.state.scaler.state_dict() | {"scale": 2.0**24})
+        return run
 
-    def go_on(config, folder, sets, state, *, stop):
-        train(state, sets, config, folder, stop=stop, loggers=NO_LOGGERS, console=Console(quiet=True))
-
-    *run, unbroken = start("unbroken")
-    go_on(*run, unbroken, stop=threading.Event())
-    stop = threading.Event()
-    stop.set()
-    *run, broken = start("broken")
-    reopen(broken, run[1], Console(quiet=True))
+    unbroken = start("unbroken")
+    go_on(unbroken)
+    broken = reopen(start("broken"))
     with pytest.raises(Stopped):
-        go_on(*run, broken, stop=stop)
-    assert broken.scaler.get_scale() == 2.0**23, "the first step overflows"
-    *run, resumed = start("broken")
-    reopen(resumed, run[1], Console(quiet=True))
-    assert resumed.scaler.get_scale() == 2.0**23
-    go_on(*run, resumed, stop=threading.Event())
-    assert resumed.scaler.state_dict() == unbroken.scaler.state_dict()
-    for ours, theirs in zip(resumed.model.parameters(), unbroken.model.parameters(), strict=True):
+        go_on(broken, stop=True)
+    assert broken.state.scaler.get_scale() == 2.0**23, "the first step overflows"
+    resumed = reopen(start("broken"))
+    assert resumed.state.scaler.get_scale() == 2.0**23
+    go_on(resumed)
+    assert resumed.state.scaler.state_dict() == unbroken.state.scaler.state_dict()
+    for ours, theirs in zip(resumed.state.model.parameters(), unbroken.state.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_stopped_and_resumed_it_ends_in_the_same_bits(build, reopen, tmp_path, ema_decay):
-    values = {"augmentation": {"steps": ["moex"]}, "optimizer": {"ema_decay": ema_decay}}
-    config, folder, sets, state = build(tmp_path / "unbroken", **values)
-    console = Console(quiet=True)
-    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
-
-    stop = threading.Event()
-    stop.set()
-    for _ in range(2 * state.steps_per_epoch):  # Stopped after each single step.
-        config, folder, sets, broken = build(tmp_path / "broken", **values)
-        reopen(broken, folder, console)
+@pytest.mark.parametrize("values", [{}, {"optimizer": {"ema_decay": 0.9}}, {"dataset": {"validation": 0.2}}], ids=str)
+def test_stopped_and_resumed_it_ends_in_the_same_bits(build, reopen, go_on, tmp_path, values):
+    values = values | {"augmentation": {"steps": ["moex"]}}
+    unbroken = build(tmp_path / "unbroken", **values)
+    go_on(unbroken)
+    for _ in range(2 * unbroken.state.steps_per_epoch):  # Stopped after each single step.
         with pytest.raises(Stopped, match="saved"):
-            train(broken, sets, config, folder, stop=stop, loggers=NO_LOGGERS, console=console)
-    config, folder, sets, broken = build(tmp_path / "broken", **values)
-    reopen(broken, folder, console)
-    train(broken, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
-    for ours, theirs in ((broken.model, state.model), (broken.evaluated, state.evaluated)):
-        for value, same in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+            go_on(reopen(build(tmp_path / "broken", **values)), stop=True)
+    broken = reopen(build(tmp_path / "broken", **values))
+    go_on(broken)
+    ours, theirs = broken.state, unbroken.state
+    for one, other in ((ours.model, theirs.model), (ours.evaluated, theirs.evaluated)):
+        for value, same in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
             assert torch.equal(value, same)
     timing = {"seconds", "images_per_second"}
-    for ours, theirs in zip(broken.history, state.history, strict=True):
-        assert {key: ours[key] for key in ours.keys() - timing} == {
-            key: theirs[key] for key in theirs.keys() - timing
-        }
-    assert read_result(folder) is None
+    for row, same in zip(ours.history, theirs.history, strict=True):
+        assert {key: row[key] for key in row.keys() - timing} == {key: same[key] for key in same.keys() - timing}
+    assert read_result(broken.folder) is None
 
 
-def test_every_other_epoch_is_kept(build, reopen, tmp_path, monkeypatch):
+def test_every_other_epoch_is_kept(build, reopen, go_on, tmp_path, monkeypatch):
     """Whole, also if the run is killed between keeping an epoch and saving it as the last."""
     values = {"epochs": 5, "checkpoint": {"keep_every_epochs": 2, "every_steps": 1}, "limit_train": 64}
-    config, folder, sets, state = build(tmp_path, **values)
-    save_last, console = checkpoint.save, Console(quiet=True)
+    write_last = checkpoint.write_last
 
     def killed(folder, content):
         if (content["epoch"], content["step"]) == (2, 0):
             raise KeyboardInterrupt
-        save_last(folder, content)
+        write_last(folder, content)
 
-    monkeypatch.setattr(checkpoint, "save", killed)
-    reopen(state, folder, console)
+    monkeypatch.setattr(checkpoint, "write_last", killed)
+    run = reopen(build(tmp_path, **values))
     with pytest.raises(KeyboardInterrupt):
-        train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
+        go_on(run)
     monkeypatch.undo()
-    assert checkpoint.read(folder / "checkpoints" / "last.pt")["epoch"] == 1
-    config, folder, sets, state = build(tmp_path, **values)
-    reopen(state, folder, console)
-    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=console)
-    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    folder = run.folder / "checkpoints"
+    assert checkpoint.read(folder / "last.pt")["epoch"] == 1
+    go_on(reopen(build(tmp_path, **values)))
+    names = {path.name for path in folder.iterdir()}
     assert names == {"last.pt", "previous.pt", "best.pt", "epoch0002.pt", "epoch0004.pt"}
     for epoch in (2, 4):
-        kept = checkpoint.read(folder / "checkpoints" / f"epoch{epoch:04}.pt")
+        kept = checkpoint.read(folder / f"epoch{epoch:04}.pt")
         assert (kept["epoch"], kept["step"], len(kept["history"])) == (epoch, 0, epoch)
 
 
 def test_what_is_not_finite_is_not_saved(build, tmp_path):
-    config, folder, _, state = build(tmp_path)
-    state.epoch, state.step = 1, 1
+    run = build(tmp_path)
+    run.state.epoch, run.state.step = 1, 1
     with torch.no_grad():
-        state.model.fc.weight[0, 0] = float("inf")
+        run.state.model.fc.weight[0, 0] = float("inf")
     with pytest.raises(
-        NonFiniteError, match=r"a weight is not finite at epoch 2, step 1 \(learning rate 0.01\).*none"
+        NonFiniteError, match=r"a weight is not finite at epoch 2, step 1 \(learning rate 0.1\).*none"
     ):
-        save(state, folder, config)
-    assert not folder.exists()
+        save(run)
+    assert not run.folder.exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(build, tmp_path):
-    config, folder, sets, state = build(tmp_path, optimizer={"lr": 1e20}, logger={"every_steps": 1})
+def test_a_loss_that_is_not_finite_ends_the_run(build, go_on, tmp_path):
+    run = build(tmp_path, optimizer={"lr": 1e20}, logger={"every_steps": 1})
     with pytest.raises(NonFiniteError, match=r"not finite at epoch 1, step \d \(learning rate 1e\+20\)"):
-        train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=Console(quiet=True))
+        go_on(run)
+
+
+def test_the_commit_is_that_of_a_repository_that_tracks_the_package(tmp_path, monkeypatch):
+    """Not that of a project in whose environment it is installed."""
+
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        answer = subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return answer.stdout.strip()
+
+    package = tmp_path / "venv" / "site-packages" / "moex" / "run"
+    package.mkdir(parents=True)
+    copied = Path(shutil.copy(sys.modules[commit.__module__].__file__, package))
+    (tmp_path / "theirs.py").touch()
+    git("init", "--quiet")
+    git("add", "theirs.py")
+    git("commit", "--quiet", "--message", "theirs")
+    monkeypatch.setattr("moex.run.folder.__file__", str(copied))
+    assert commit() == {"commit": None, "dirty": None}
+    git("add", str(copied))
+    git("commit", "--quiet", "--message", "vendored")
+    assert commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "theirs.py").write_text("changed")
+    assert commit()["dirty"]

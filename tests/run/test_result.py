@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,37 +12,25 @@ import torch
 from rich.console import Console
 
 from moex import checkpoint
-from moex.config import parse, run_folder
-from moex.engine import evaluate
-from moex.logging import Loggers
-from moex.run.build import create_state, load_sets
+from moex.engine import predict
 from moex.run.folder import read_result
-from moex.run.result import finish
-from moex.run.training import train
-
-CPU = torch.device("cpu")
-NO_LOGGERS = Loggers({}, console=Console(quiet=True))
+from moex.run.result import finish, show
 
 
 @pytest.fixture
-def trained(reopen, tmp_path, request):
-    """A run after its last epoch, before its end."""
-    values = {"output_root": str(tmp_path), "limit_train": 128, "limit_test": 50, "epochs": 3}
-    config = parse(values | getattr(request, "param", {}))
-    sets = load_sets(config, CPU)
-    state = create_state(config, sets, CPU)
-    folder = run_folder(config)
+def trained(build, reopen, go_on, tmp_path, request):
+    """A run after its last epoch, before its end, and its console."""
     console = Console(record=True, width=300)
-    reopen(state, folder, console)
-    train(state, sets, config, folder, stop=threading.Event(), loggers=NO_LOGGERS, console=Console(quiet=True))
-    return state, sets, config, folder, console
+    run = reopen(build(tmp_path, epochs=3, **getattr(request, "param", {})), console)
+    go_on(run)
+    return run, console
 
 
 def end(trained):
-    state, sets, config, folder, console = trained
-    result = finish(state, sets, config, folder, console=console)
-    assert read_result(folder) == json.loads(json.dumps(result))
-    return result, folder, console.export_text()
+    run, console = trained
+    result = finish(run, console=console)
+    assert read_result(run.folder) == json.loads(json.dumps(result))
+    return result, run.folder, console.export_text()
 
 
 def test_what_a_finished_run_leaves(trained):
@@ -57,13 +44,31 @@ def test_what_a_finished_run_leaves(trained):
             assert (arrays[name].argmax(1) != arrays["labels"]).mean() == pytest.approx(result[which]["error"])
     assert result["images_per_second"] == table["images_per_second"].median()
     assert printed == ""
+    assert result["selected_on"] == "test"
+    assert "validation" not in result
+
+
+@pytest.mark.parametrize("trained", [{"dataset": {"validation": 0.3}}], indirect=True)
+def test_what_is_left_where_a_validation_set_chooses(trained):
+    result, folder, _ = end(trained)
+    table = pd.read_csv(folder / "metrics.csv").set_index("epoch")
+    best = 1 + table["validation_error"].reset_index(drop=True).argmin()
+    assert (result["selected_on"], result["best"]["epoch"]) == ("validation", best)
+    for which, epoch in (("last", 3), ("best", best)):
+        assert result[which]["error"] == table.loc[epoch, "test_error"]
+        assert result["validation"][which]["error"] == table.loc[epoch, "validation_error"]
+    assert result["recipe"]["dataset.validation"] == 0.3
+    console = Console(record=True, width=300)
+    show(result, folder, console)
+    assert f"best epoch ({best}, chosen on the validation set)" in console.export_text()
 
 
 @pytest.mark.parametrize("trained", [{"optimizer": {"ema_decay": 0.5}}], indirect=True)
 def test_where_weights_are_averaged_the_average_is_what_is_scored(trained):
-    state, sets = trained[:2]
-    logits, _ = evaluate(state.average.model, sets.test, precision="fp32")
-    weights, _ = evaluate(state.model, sets.test, precision="fp32")
+    run, _ = trained
+    state = run.state
+    logits, _ = predict(state.average.model, run.test, batch_size=500, precision="fp32")
+    weights, _ = predict(state.model, run.test, batch_size=500, precision="fp32")
     last = state.average.model.state_dict()["fc.weight"].clone()
     result, folder, _ = end(trained)
     assert result["recipe"]["optimizer.ema_decay"] == 0.5
@@ -78,7 +83,7 @@ def test_where_weights_are_averaged_the_average_is_what_is_scored(trained):
 
 @pytest.mark.parametrize("left", [None, 2])
 def test_killed_between_the_last_checkpoint_and_its_row(trained, left):
-    folder = trained[3]
+    folder = trained[0].folder
     path = folder / "metrics.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.unlink()
@@ -94,7 +99,7 @@ def truncate(path):
 
 def of_another_epoch(path):
     best = checkpoint.read(path)
-    checkpoint.save_best(path.parent, best | {"epoch": 77})
+    checkpoint.write_best(path.parent, best | {"epoch": 77})
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def of_another_epoch(path):
     ids=["truncated", "of another epoch", "missing"],
 )
 def test_best_weights_that_are_lost_do_not_lose_the_run(trained, damage, message):
-    state, folder = trained[0], trained[3]
+    state, folder = trained[0].state, trained[0].folder
     path = folder / "checkpoints" / "best.pt"
     path.unlink() if damage is None else damage(path)
     result, _, printed = end(trained)
@@ -117,7 +122,7 @@ def test_best_weights_that_are_lost_do_not_lose_the_run(trained, damage, message
 @pytest.mark.parametrize("name", ["predictions.npz", "metrics.csv", "result.json"])
 def test_a_full_disk_at_the_end_is_said_and_made_good(trained, reopen, name, monkeypatch):
     """As the disk fills up before each file: the run is not finished, and is when it ends again."""
-    folder, fsync = trained[3], os.fsync
+    folder, fsync = trained[0].folder, os.fsync
 
     def full_disk(descriptor):
         if Path(f"/proc/self/fd/{descriptor}").readlink().name == f"{name}.tmp":
@@ -132,6 +137,6 @@ def test_a_full_disk_at_the_end_is_said_and_made_good(trained, reopen, name, mon
     assert read_result(folder) is None
     assert (folder / "metrics.csv").read_bytes() == metrics
     assert not list(folder.rglob("*.tmp"))
-    reopen(trained[0], folder, trained[4])
+    reopen(*trained)
     result, _, _ = end(trained)
-    assert result["last"]["error"] == trained[0].history[-1]["test_error"]
+    assert result["last"]["error"] == trained[0].state.history[-1]["test_error"]

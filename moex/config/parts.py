@@ -1,0 +1,40 @@
+"""Settings of a part that is one of several, each with keys of its own: which one, its name says."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from moex.settings import require
+
+Settings = TypeVar("Settings")
+
+
+def part(values: Mapping[str, Any], registry: Mapping[str, type[Settings]], *, key: str, default: str) -> Settings:
+    """The settings of a part, typed as those of the class that their `name` chooses.
+
+    Args:
+        values: what is set; the rest has the class's defaults.
+        registry: dataclasses by name.
+        key: of the part, for the errors.
+        default: the name where none is set.
+
+    Raises:
+        ValueError: there is no such name, the class has no such key, or a value has the wrong type.
+    """
+    require(isinstance(values, Mapping), key, values, f"the keys of one of {', '.join(registry)}")
+    name = values.get("name", default)
+    require(name in registry, f"{key}.name", name, f"one of {', '.join(registry)}")
+    schema = registry[name]
+    keys = [f"{key}.{item.name}" for item in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    for leaf in values:
+        if f"{key}.{leaf}" not in keys:
+            raise ValueError(f"unknown key {f'{key}.{leaf}'!r}: {key}={name} has {', '.join(keys)}")
+    try:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{key}.{error.full_key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(settings, schema)
+    return settings
