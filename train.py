@@ -16,4 +16,4 @@ def train(composed: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(launch.run_program(train, configs=Path(__file__).parent / "configs"))
+    sys.exit(launch.run_command(train, sys.argv, configs=Path(__file__).parent / "configs"))

@@ -1,102 +1,85 @@
 """Hydra's sweeper for train.py, here because Hydra takes plugins from a folder of this name alone."""
 
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import psutil
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
 
-ConfigStore.instance().store(
-    group="hydra/sweeper",
-    name="resuming",
-    node=BasicSweeperConf(_target_="hydra_plugins.moex_sweeper.ResumingSweeper"),
-)
+from moex.launch.command import LaunchError
+from moex.launch.devices import jobs_at_once
+from moex.launch.job import Job, command_line, make_job
+from moex.launch.sweep import combine, make_jobs, open_sweep, run_jobs, sweep_folder
+from moex.reporting.sweeps import count_states, print_results, read_jobs
 
 
-class ResumingSweeper(BasicSweeper):
-    """The product of all values, as Hydra's own; but a sweep has a folder, and what is finished is not launched."""
+class ResumingSweeper(Sweeper):
+    """Every combination of the values, as Hydra's own; but a sweep has a folder, and what is finished stays so.
+
+    Jobs on this machine are run here, each in its worker, as many at once as joblib's launcher is told; others are
+    given to submitit's.
+
+    Args:
+        params: values of keys that the command line need not name.
+    """
+
+    def __init__(self, params: Mapping[str, object] | None = None) -> None:
+        self._params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Names the sweep's folder, which the launcher and the jobs find in their configurations."""
-        # Hydra imports every plugin it finds, before it knows which one it needs.
-        from moex.launch.devices import jobs_at_once
-        from moex.launch.sweep import LaunchError, sweep_folder
-
-        arguments = [*self._parse_config(), *config.hydra.overrides.task]
-        parsed = OverridesParser.create(config_loader=hydra_context.config_loader).parse_overrides(arguments)
-        (self.jobs,) = self.split_arguments(parsed, None)
-        varied = [text for text, value in zip(arguments, parsed, strict=True) if value.is_sweep_override()]
-        self.folder = sweep_folder(varied or arguments, self.jobs, config.hydra.sweep.dir)
-        with open_dict(config):
-            config.hydra.sweep.dir = str(self.folder)
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{self.folder}'")
-            if "n_jobs" in config.hydra.launcher:
-                if config.hydra.launcher.n_jobs == 0:
-                    raise LaunchError(
-                        "hydra.launcher.n_jobs is 0: it must be 1 or more, or -1 for one job a GPU or core"
-                    )
-                # joblib knows of cores alone.
-                config.hydra.launcher.n_jobs = jobs_at_once(config.hydra.launcher.n_jobs, jobs=len(self.jobs))
-                config.hydra.overrides.hydra.append(f"hydra.launcher.n_jobs={config.hydra.launcher.n_jobs}")
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        """See `Sweeper`."""
+        self._context, self._task_function, self._config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Launches the jobs that are left, and tells the command how they ended."""
-        from moex.launch.job import exit_codes
-        from moex.launch.sweep import new_records, open_sweep
+        """Runs the jobs that are left, and exits: with zero if none has failed, now or before."""
+        loader, hydra = self._context.config_loader, self._config.hydra
+        texts = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(texts)
+        combinations = combine(overrides)
+        varied = [text for text, value in zip(texts, overrides, strict=True) if value.is_sweep_override()]
+        folder = sweep_folder(varied or texts, combinations, hydra.sweep.dir)
 
-        def compose(overrides: list[str]) -> DictConfig:
-            assert self.hydra_context is not None
-            assert self.config is not None
-            return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        def place(number: int, overrides: Sequence[str]) -> list[str]:
+            # A launcher that gets a part of the jobs would count them anew.
+            return [*overrides, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir={number}"]
 
-        records = new_records(self.jobs, self.folder, compose=compose)
-        exit_codes.extend(record.state == "failed" for record in records)
-        if all(record.state == "failed" for record in records):
-            return
-        with open_sweep(records, self.folder) as left:
-            # The number names the job's folder: launchers count only those that they are given.
-            batch = [[*overrides, f"hydra.sweep.subdir={number}"] for number, overrides in left.items()]
-            exit_codes.extend(self._launch(batch))
+        def make(number: int, overrides: list[str]) -> Job:
+            composed = loader.load_sweep_config(self._config, place(number, overrides))
+            return make_job(OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}]), composed.hydra)
 
-    def _launch(self, batch: list[list[str]]) -> list[int]:
-        from submitit.core.utils import UncompletedJobError
+        jobs, records = make_jobs(combinations, folder, make=make)
+        if not jobs:
+            sys.exit(1)
+        options = [text for text in hydra.overrides.hydra if not text.startswith("hydra.mode=")]
+        command = command_line(hydra, ["--multirun", *options, *hydra.overrides.task])
+        at_once = jobs_at_once(hydra.launcher.get("n_jobs", 1), jobs=len(jobs))
+        with open_sweep(folder, records, command=command) as left:
+            if hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"):
+                codes = run_jobs([jobs[number] for number in left], at_once=at_once)
+            else:
+                codes = self._submit([place(number, jobs[number].overrides) for number in left], folder)
+        # A pipe or a file has no width that lines would have to fit.
+        print_results(read_jobs(folder), Console() if sys.stdout.isatty() else Console(width=1000))
+        sys.exit(max([int(len(jobs) < len(records)), *codes]))
 
-        from moex.launch.signals import told
-        from moex.launch.sweep import LaunchError
-        from moex.reporting.sweeps import count_states, read_jobs
-
-        assert self.launcher is not None
-        codes: list[int] = []
-        for chunk in self.split_overrides_to_chunks(batch, self.max_batch_size) if batch else ():
-            try:
-                returned = self.launcher.launch(chunk, initial_job_idx=len(codes))
-            except KeyboardInterrupt:
-                self._tell_what_goes_on()
-                raise
-            # One was lost, and submitit does not wait for those after it. On this machine they are our children.
-            except UncompletedJobError as error:
-                psutil.wait_procs(psutil.Process().children())
-                if told.received:
-                    raise KeyboardInterrupt from None
-                self._tell_what_goes_on()
-                lost = " ".join(str(error).splitlines()[:2])
-                raise LaunchError(f"{lost}; {count_states(read_jobs(self.folder))}") from None
-            # Not a job's error, which would be in what it returned.
-            except RuntimeError as error:
-                if told.received:
-                    raise KeyboardInterrupt from None
-                raise LaunchError(" ".join(str(error).splitlines()[:2])) from error
-            if told.received:
-                raise KeyboardInterrupt
-            codes += [job.return_value for job in returned]
-        return codes
-
-    def _tell_what_goes_on(self) -> None:
-        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
-
-        if isinstance(self.launcher, SlurmLauncher):
-            print("the jobs that SLURM has go on, until scancel ends them", file=sys.stderr, flush=True)
+    def _submit(self, batch: Sequence[Sequence[str]], folder: Path) -> list[int]:
+        """Submits jobs and waits for them, which they outlive; returns their exit codes."""
+        if not batch:
+            return []
+        with open_dict(self._config):
+            self._config.hydra.sweep.dir = str(folder)
+        launcher = Plugins.instance().instantiate_launcher(self._context, self._task_function, self._config)
+        try:
+            return [job.return_value for job in launcher.launch(batch, initial_job_idx=0)]
+        except KeyboardInterrupt:
+            print("what was submitted goes on, until its scheduler ends it", file=sys.stderr, flush=True)
+            raise
+        # A job was lost, or there is no scheduler. A job's own error would be in what it returned.
+        except RuntimeError as error:
+            reason = " ".join(str(error).splitlines()[:2])
+            raise LaunchError(f"{reason}; {count_states(read_jobs(folder))}") from error

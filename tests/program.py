@@ -1,49 +1,103 @@
-"""Real processes of `train.py`, for tests: started, watched, and their traces."""
+"""`train.py` for tests: as real processes, started, watched, and their traces; or within the test's own process."""
 
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+from hydra.core.global_hydra import GlobalHydra
+
+from moex.distributed import StopRequest
+from moex.launch import job
+from moex.launch.signals import HANDLED
+from moex.run import __main__ as worker
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = ("epochs=2", "limit_train=200", "limit_test=100")
+# One thread: tests share the machine with others.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "WANDB_MODE": "offline"}
 
 
-def start(*overrides, cwd):
-    # One thread: the tests of this file share the machine with others.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "WANDB_MODE": "offline"}
+def start(*arguments, cwd, **environment):
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *overrides],
+        [sys.executable, str(REPOSITORY / "train.py"), *arguments],
         cwd=cwd,
-        env=environment,
+        env=os.environ | ENVIRONMENT | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A group of its own, as a terminal gives it.
+        start_new_session=True,
     )
 
 
-def run(*overrides, cwd):
+def end(process):
     """The exit code and what was printed."""
-    process = start(*overrides, cwd=cwd)
     printed, _ = process.communicate(timeout=180)
+    assert "Traceback" not in printed
     return process.returncode, printed
+
+
+def run(*arguments, cwd):
+    """The exit code and what was printed."""
+    return end(start(*arguments, cwd=cwd))
+
+
+def run_here(*arguments, cwd, monkeypatch, capfd, script="train.py"):
+    """The same without a process: the worker's part is a call, so that only what processes do is missing."""
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.setattr(
+        job, "train", lambda job, _: worker.run({"command": job.command, "config": job.values}, StopRequest())
+    )
+    former = {number: signal.getsignal(number) for number in HANDLED}
+    environment = dict(os.environ)
+    try:
+        os.environ.update(ENVIRONMENT)
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        GlobalHydra.instance().clear()
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        os.environ.clear()
+        os.environ.update(environment)
+    message, code = (f"{code}\n", 1) if isinstance(code, str) else ("", code)
+    return code, "".join(capfd.readouterr()) + message
 
 
 def folders(root):
     return sorted(path.parent for path in root.rglob("config.yaml"))
 
 
-def wait_for_save(process, folder_root, *, saves):
-    """Returns after some more saves of the process's run, with its worker."""
-    seen, deadline = set(), time.monotonic() + 90
-    while len(seen) <= saves:
+def wait_for(condition, process):
+    """What the condition gives, once it gives something."""
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[0]
-        for path in folder_root.rglob("last.pt"):
-            seen.add(path.stat().st_mtime_ns)
-        time.sleep(0.005)
+        time.sleep(0.01)
+    return found
+
+
+def wait_for_save(process, folder_root, *, saves):
+    """Returns after some more saves of the process's run, with its worker."""
+    seen = set()
+
+    def enough():
+        seen.update(path.stat().st_mtime_ns for path in folder_root.rglob("last.pt"))
+        return len(seen) > saves
+
+    wait_for(enough, process)
     (worker,) = psutil.Process(process.pid).children()
     return worker
+
+
+def assert_gone(processes):
+    assert not psutil.wait_procs(processes, timeout=20)[1]

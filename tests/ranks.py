@@ -10,8 +10,8 @@ from torch import nn
 
 from moex import engine
 from moex.config import parse
-from moex.distributed import Layout, RankError, gather, join, rank, run_ranks, world_size
-from moex.run.build import create_state, load_sets
+from moex.distributed import Layout, RankError, StopRequest, gather, join, rank, run_ranks, world_size
+from moex.run.build import build_run, load_sources
 
 CPU = torch.device("cpu")
 SHORT = {"limit_train": 100, "limit_test": 333, "batch_size": 32, "optimizer": {"lr": 0.02}, "epochs": 2}
@@ -22,6 +22,8 @@ MIXED = {
         "moex": {"probability": 0.7},
     }
 }
+# What no number of ranks does: the turns of one that stand for several ranks, or for their turns.
+ALONE = ("mixed, in four turns", "mixed, in eight turns")
 # Values of the configuration; "frozen": BatchNorm in evaluation mode, where a gradient is a mean over samples.
 RUNS = {
     "frozen": {"frozen": True},
@@ -42,30 +44,48 @@ class FrozenBatchNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
-def run(values):
+def in_precision(batch, dtype):
+    """The batches of a source with images of a type."""
+
+    def converted(request):
+        images, labels = batch(request)
+        return images.to(dtype), labels
+
+    return converted
+
+
+def train(values):
     """Two epochs and a test: weights, losses, the samples of each epoch, logits."""
     values = dict(values)
     frozen = values.pop("frozen", False)
     config = parse(SHORT | values)
-    sets = load_sets(config, CPU)
-    state = create_state(config, sets, CPU)
+    dtype = torch.float32 if config.runtime.precision == "fp16" else torch.float64
+    torch.set_default_dtype(dtype)
+    sources = load_sources(config, CPU)
+    for source in sources.values():
+        source.batch = in_precision(source.batch, dtype)
+    run = build_run(config, sources, CPU)
+    state, source = run.state, run.training.source
     if frozen:
         for module in state.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.__class__ = FrozenBatchNorm
-    batch, seen = sets.train.batch, []
-    sets.train.batch = lambda indices, **options: seen.append(indices.tolist()) or batch(indices, **options)
+    batch, seen = source.batch, []
+    source.batch = lambda request: seen.append(request.indices[request.share].tolist()) or batch(request)
     losses, samples = [], []
     for state.epoch in range(config.epochs):
-        for _ in engine.train_epoch(state, sets.train, config, classes=10):
+        for _ in engine.train_epoch(state, run.training):
             pass
         losses.append(sum(totals[0] for totals in gather(state.totals.tolist())))
         samples.append([index for parts in gather(seen) for part in parts for index in part])
         seen.clear()
         state.totals.zero_()
         state.step = 0
-    logits, labels = engine.evaluate(state.model, sets.test, precision=config.runtime.precision)
+    passes = {"batch_size": 50, "precision": config.runtime.precision}
+    logits, labels = engine.predict(state.model, run.test, **passes)
+    scores = engine.evaluate(state.model, run.test, **passes)
     parameters = {name: parameter.detach() for name, parameter in state.model.named_parameters()}
+    torch.set_default_dtype(torch.float32)
     same = gather(sum(float(parameter.double().sum()) for parameter in parameters.values()))
     return {
         "parameters": parameters,
@@ -75,6 +95,7 @@ def run(values):
         "samples": samples,
         "logits": logits,
         "labels": labels,
+        "scores": tuple(scores),
         "state": state.model.state_dict(),
     }
 
@@ -82,8 +103,7 @@ def run(values):
 def work(file, _):
     join(CPU)
     torch.manual_seed(100 + rank())  # Whatever else was drawn must not matter.
-    engine.EVALUATION_BATCH = 50
-    ended = {name: run(values) for name, values in RUNS.items()}
+    ended = {name: train(values) for name, values in RUNS.items() if name not in ALONE}
     if rank() == 0:
         torch.save(ended, file)
     return 10 + world_size()
@@ -100,14 +120,14 @@ def fail(_):
 
 def main(file, devices):
     torch.set_num_threads(1)
-    code = run_ranks(work, file + ".many", layout=Layout(devices))
+    stop = StopRequest()
+    code = run_ranks(work, file, layout=Layout(devices), stop=stop)
     assert code == 10 + devices, code
-    engine.EVALUATION_BATCH = 50
-    torch.save({name: run(values) for name, values in RUNS.items()}, file + ".one")
-    try:
-        run_ranks(fail, layout=Layout(devices))
-    except RankError as error:
-        print(error)
+    if devices == 2:
+        try:
+            run_ranks(fail, layout=Layout(devices), stop=stop)
+        except RankError as error:
+            print(error)
 
 
 if __name__ == "__main__":

@@ -1,61 +1,96 @@
-"""What the command makes of its arguments, of devices, and of signals that come late."""
+"""What a command makes of its jobs, of devices, and of signals that come late."""
 
-import io
-import os
+import contextlib
+import json
 import signal
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from moex import launch
-from moex.config import Config
-from moex.launch import devices, job, signals, sweep
-from moex.reporting import sweeps
+from moex.config import RuntimeConfig
+from moex.launch import LaunchError, devices, job, sweep
+from moex.launch.signals import HANDLED, passing_on
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = str(CONFIGS.parent / "experiments")
+
+
+def make_job(*overrides):
+    """The job of a command line, outside a sweep."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = compose("train", overrides=["hydra.job.chdir=false", *overrides], return_hydra_config=True)
+    hydra = composed.hydra
+    return job.make_job(job.OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}]), hydra)
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("overrides", "name"),
     [
-        ["seed=1", "dataset=cifar100", "+experiment=digits_moex"],
-        ["--multirun", "+experiment=glob(digits_*)"],
-        ["-m", "model=choice(resnet20,resnet32)", "seed=range(3)"],
-        ["-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "seed=0,1"],
-        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-        [f"--config-dir={EXPERIMENTS}", "+study=normalisation", "epochs=3"],
-        ["-m", "--config-dir", EXPERIMENTS, "+study=normalisation,weight", "model=resnet20"],
-        ["--cfg", "job", "seed=1"],
-        ["hydra.verbose=true", "+model.options.alpha=3", "~augmentation.cutout", "++epochs=3"],
+        (["+experiment=digits_moex"], "digits_moex"),
+        (["+experiment=digits_moex", "model=resnet20"], "digits_moex model=resnet20"),
+        (["+experiment=digits_moex", "+model.options.memory_saving=true"], "digits_moex"),
+        (["+experiment=digits_moex", "optimizer.lr=1", "epochs=3"], "digits_moex optimizer.lr=1 epochs=3"),
+        (["+experiment=digits_moex", "model=resnet20", "name=mine"], "mine"),
+        # Where, how often and on what does not make a training another.
+        (["+experiment=digits_moex", "seed=3", "output_root=x", "dataset.root=y", "logger=both"], "digits_moex"),
+        (["+experiment=digits_moex", "runtime.devices=1", "checkpoint.every_steps=3"], "digits_moex"),
+        (["+experiment=digits_moex", "runtime.precision=bf16"], "digits_moex runtime.precision=bf16"),
+        (["+experiment=digits_moex", "+model.options.width=3"], "digits_moex +model.options.width=3"),
     ],
-    ids=" ".join,
-)
-def test_accepted(arguments):
-    launch.check_overrides(arguments, CONFIGS)
+)  # fmt: skip
+def test_a_name_says_what_is_trained(overrides, name):
+    assert make_job(*overrides).values["name"] == name
+
+
+def test_a_name_does_not_lie():
+    """It says what is changed in an experiment; without one, parse calls a run after what it trains."""
+    assert make_job("+experiment=digits_moex", "seed=1").values["name"] == "digits_moex"
+    changed = make_job("+experiment=digits_moex", "model=resnet20", "seed=1", "runtime.device=cpu")
+    assert changed.values["name"] == "digits_moex model=resnet20"
+    assert make_job("+experiment=digits_moex", "model=resnet20", "name=mine").values["name"] == "mine"
+    assert make_job("epochs=3").values["name"] == ""
+
+
+def test_a_job_is_started_alone_by_its_command():
+    assert make_job("+experiment=digits_moex", "seed=3").command == "python app.py +experiment=digits_moex seed=3"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("overrides", "jobs"),
     [
-        (["epoch=3"], "unknown key 'epoch': the nearest are epochs"),
-        (["lr=3"], "the nearest are optimizer.lr"),
-        (["-m", "model=resnet20,resnet21"], "there is no model 'resnet21': it must be one of densenet_bc_100"),
-        (["experiment=digits_moex"], r"with a plus: \+experiment=digits_moex"),
-        (["--config-dir", EXPERIMENTS, "+study=x"], "there is no study 'x': it must be one of components"),
-        (["--config-dir", EXPERIMENTS, "+study=weight", "epohcs=3"], "unknown key 'epohcs': the nearest are epochs"),
-        (["--config-dir=/nowhere", "model=mine"], "there is no folder /nowhere"),
-        (["--multirun", "--cfg", "job", "seed=0,1"], "--cfg shows one run: leave --multirun out"),
-        (["-m", "-c", "job"], "--cfg shows one run: leave --multirun out"),
-        (["hydra.job.chdir=true"], "hydra.job.chdir: every path is seen from where"),
+        (["seed=1"], ["seed=1"]),
+        (["seed=0,1", "epochs=3"], ["seed=0 epochs=3", "seed=1 epochs=3"]),
+        (["seed=range(2)", "epochs=choice(1,2)"], [f"seed={a} epochs={b}" for a in (0, 1) for b in (1, 2)]),
+        # What the command line says counts more than a study's values.
+        (["seed=0,1,2", "epochs=3", "seed=5"], ["seed=5 epochs=3"]),
     ],
-)
-def test_refused(arguments, message):
-    with pytest.raises(launch.OverrideError, match=message):
-        launch.check_overrides(arguments, CONFIGS)
+)  # fmt: skip
+def test_a_sweep_has_every_combination(overrides, jobs):
+    combined = sweep.combine(OverridesParser.create().parse_overrides(overrides))
+    assert [" ".join(overrides) for overrides in combined] == jobs
+
+
+def test_a_run_is_trained_once(tmp_path, capsys):
+    seeds = [["seed=0"], ["seed=1"], ["seed=0", "logger=both"], ["epochs=0"]]
+    jobs, records = sweep.make_jobs(seeds, tmp_path, make=lambda _, overrides: make_job(*overrides))
+    assert [record["state"] for record in records] == ["waiting", "waiting", "failed", "failed"]
+    assert list(jobs) == [0, 1]
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("error: job 2: the same run as job 0: ")
+    assert told[1] == "error: job 3: epochs is 0: it must be 1 or more"
+
+
+def test_a_sweep_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "sweep" / "sweep.json").mkdir(parents=True)
+    for folder in (tmp_path / "file" / "sweep", tmp_path / "sweep"):
+        with pytest.raises(OSError, match=f"cannot write {folder}"), sweep.open_sweep(folder, [], command=""):
+            pass
 
 
 @pytest.fixture
@@ -119,131 +154,149 @@ def test_devices_keep_the_names_that_were_given(monkeypatch, variable, count, na
     assert devices.visible_devices() == names
 
 
-def test_a_run_goes_on_without_its_record(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(job, "_is_sweep", lambda: True)
-    monkeypatch.setattr(job, "_job_folder", lambda: tmp_path)
-    sweep._write(tmp_path / "job.json", sweeps.Record(["seed=1"], folder="seed1"))
-    job._record(state="stopped")
-    assert sweeps.read_job(tmp_path / "job.json").state == "stopped"
-    (tmp_path / "job.json.tmp").mkdir()  # Where it would be written aside.
-    job._record(state="finished")
-    assert (
-        capsys.readouterr().err == f"job {tmp_path.name}: error: cannot write {tmp_path}/job.json: Is a directory\n"
-    )
-
-
-def test_errors_of_jobs_side_by_side_are_told_apart(monkeypatch, tmp_path, capfdbinary):
-    monkeypatch.setattr(job, "_job_folder", lambda: Path("3"))
-    (tmp_path / "pipe").write_bytes(b"Traceback\nerror: no\n")
-    with (tmp_path / "output.log").open("wb", buffering=0) as output:
-        errors = job._Errors((tmp_path / "pipe").open("rb"), output)
-        errors.join()
-    assert capfdbinary.readouterr().err == b"job 3: Traceback\njob 3: error: no\n"
-    assert (tmp_path / "output.log").read_bytes() == (tmp_path / "pipe").read_bytes()
-    assert errors.last_line == "error: no"
-
-
-def test_a_sweep_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "sweep" / "sweep.json").mkdir(parents=True)
-    for folder in (tmp_path / "file" / "sweep", tmp_path / "sweep"):
-        with pytest.raises(sweep.LaunchError, match=f"cannot write {folder}"), sweep.open_sweep([], folder):
-            pass
-
-
-def test_a_run_is_trained_once(tmp_path, capsys):
-    composed = [OmegaConf.structured(Config(seed=seed)) for seed in (0, 1, 0)]
-    records = sweep.new_records(
-        [[str(number)] for number in range(3)], tmp_path, compose=lambda job: composed[int(*job)]
-    )
-    assert [record.state for record in records] == ["waiting", "waiting", "failed"]
-    assert capsys.readouterr().err.startswith("error: job 2: the same run as job 0: ")
+def test_no_jobs_at_once_are_refused():
+    with pytest.raises(LaunchError, match="n_jobs is 0: it must be 1 or more, or -1"):
+        devices.jobs_at_once(0, jobs=3)
 
 
 @pytest.mark.parametrize(
     ("runtime", "gpus", "share"),
     [
-        ({"device": "auto", "devices": None}, 4, {"CUDA_VISIBLE_DEVICES": "0,1"}),
+        ({}, 4, {"CUDA_VISIBLE_DEVICES": "0,1"}),
         ({"device": "cuda", "devices": 3}, 4, {"CUDA_VISIBLE_DEVICES": "0,1,2"}),
-        ({"device": "cuda", "devices": None}, 1, {"CUDA_VISIBLE_DEVICES": "0"}),
-        ({"device": "cpu", "devices": None}, 4, {}),
-        ({"device": "auto", "devices": None}, 0, {}),
+        ({"device": "cuda"}, 1, {"CUDA_VISIBLE_DEVICES": "0"}),
+        ({"device": "cpu"}, 4, {"OMP_NUM_THREADS": "8"}),
+        ({}, 0, {"OMP_NUM_THREADS": "8"}),
     ],
 )
 def test_a_job_is_told_its_devices(monkeypatch, tmp_path, runtime, gpus, share):
     monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(job, "visible_devices", lambda: [str(index) for index in range(gpus)])
-    monkeypatch.setattr(job, "_job_folder", lambda: Path("3"))
-    monkeypatch.setattr(job.HydraConfig, "get", lambda: OmegaConf.create({"launcher": {"n_jobs": 2}}))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with job._own_devices(OmegaConf.create({"runtime": runtime})) as environment:
+    monkeypatch.setattr(devices, "visible_devices", lambda: [str(index) for index in range(gpus)])
+    monkeypatch.setattr(devices.joblib, "cpu_count", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with devices.share_machine(RuntimeConfig(**runtime), at_once=2) as (_, environment):
         assert environment == share
-    assert bool(list(tmp_path.iterdir())) == bool(share)  # Without a GPU there is nothing to lease.
-
-
-class Worker:
-    """Finishes its work although it was told to stop meanwhile."""
-
-    pid = 1
-
-    def __init__(self, received):
-        self.stdin, self.told, self.received = io.BytesIO(), [], received
-        self.stderr = Path(os.devnull).open("rb")  # noqa: SIM115
-
-    def send_signal(self, number):
-        self.told.append(number)
-
-    def wait(self):
-        for number in self.received:
-            signal.raise_signal(number)
-        return 0
+    assert bool(list(tmp_path.iterdir())) == ("CUDA_VISIBLE_DEVICES" in share)  # No GPU: nothing to lease.
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """A process that no signal has reached, with the handlers of a command."""
-    told = signals.Told()
-    monkeypatch.setattr(job, "told", told)
-    monkeypatch.setattr(job, "_job_command", lambda: "python train.py")
-    monkeypatch.setattr(job, "_record", lambda **_: None)
-    monkeypatch.setattr(job, "_job_folder", lambda: Path("3"))
-    monkeypatch.setattr(job, "_overrides", lambda: ["seed=1"])
-    monkeypatch.setattr(job, "exit_codes", [])
-    told.listen_as_command()
-    yield told
-    for number, handler in told.former.items():
+def worker(monkeypatch, tmp_path):
+    """Makes a job of a sweep whose worker is a script, and restores the handlers of signals."""
+    popen = subprocess.Popen
+
+    def make(script):
+        monkeypatch.setattr(
+            job.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", script], **options)
+        )
+        (tmp_path / "3").mkdir(exist_ok=True)
+        (tmp_path / "3" / "job.json").write_text(json.dumps({"overrides": [], "folder": "", "state": "waiting"}))
+        return job.Job([], "", {}, tmp_path, RuntimeConfig(), tmp_path / "3" / "job.json")
+
+    former = {number: signal.getsignal(number) for number in HANDLED}
+    yield make
+    for number, handler in former.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("is_sweep", [False, True])
-def test_a_signal_while_a_job_ends_stops_the_sweep_around_it(monkeypatch, told, is_sweep):
-    worker = Worker([signal.SIGINT])
-    monkeypatch.setattr(job.subprocess, "Popen", lambda *_, **__: worker)
-    monkeypatch.setattr(job, "_is_sweep", lambda: is_sweep)
-    if is_sweep:
-        with pytest.raises(KeyboardInterrupt):
-            launch.run_job(OmegaConf.create())
-    else:
-        assert launch.run_job(OmegaConf.create()) == 0
-        assert job.exit_codes == [0]
-    assert worker.told == [signal.SIGTERM]
+def record_of(made):
+    return json.loads(made.record.read_text())
+
+
+def test_a_run_goes_on_without_its_record(worker, capfd):
+    made = worker("")
+    (made.record.parent / "job.json.tmp").mkdir()  # Where it would be written aside.
+    assert job.train(made, []) == 0
+    assert f"job 3: error: cannot write {made.record}: Is a directory" in capfd.readouterr().err
+
+
+def test_errors_of_jobs_side_by_side_are_told_apart(worker, tmp_path, capfd):
+    script = "import os; os.write(1, b'epoch 1\\n'); os.write(2, b'Traceback\\nerror: no\\n'); exit(1)"
+    made = worker(script)
+    with (tmp_path / "output.log").open("wb", buffering=0) as output:
+        assert job.train(made, [], output=output) == 1
+    assert capfd.readouterr().err == "job 3: Traceback\njob 3: error: no\n"
+    assert (tmp_path / "output.log").read_text() == "epoch 1\nTraceback\nerror: no\n"
+    assert record_of(made)["state"] == "failed"
+    assert record_of(made)["message"] == "no"
+
+
+def test_what_a_worker_leaves_behind_does_not_keep_the_command(worker):
+    made = worker("import subprocess; subprocess.Popen(['sleep', '5'])")
+    assert job.train(made, []) == 0
+    assert record_of(made)["state"] == "stopped"
+
+
+# Tells the parent's signals, a line each, and ends as it is told.
+PATIENT = """
+import os, signal, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+os.write(2, b"ready")
+while not got: time.sleep(0.01)
+{then}
+"""
 
 
 @pytest.mark.parametrize(
-    ("received", "killed"),
+    ("received", "then", "code"),
     [
-        (["SIGINT", "SIGINT"], True),
-        (["SIGTERM", "SIGINT"], True),
-        (["SIGUSR1", "SIGTERM"], False),
-        (["SIGUSR2", "SIGUSR1", "SIGTERM"], False),
-        (["SIGUSR1", "SIGTERM", "SIGTERM"], True),
+        (["SIGINT"], "exit(143)", 128 + signal.SIGINT),
+        (["SIGUSR1"], "exit(143)", 128 + signal.SIGUSR1),
+        (["SIGTERM"], "exit(0)", 0),  # It was about to end.
+        (["SIGTERM"], "exit(1)", 1),  # It failed, which is not to be tried again.
+        (["SIGINT", "SIGINT"], "time.sleep(60)", 128 + signal.SIGINT),
+        (["SIGUSR2", "SIGTERM", "SIGINT"], "time.sleep(60)", 128 + signal.SIGUSR2),
+        (["SIGUSR1", "SIGUSR2", "SIGTERM"], "time.sleep(1); exit(143)", 128 + signal.SIGUSR1),
     ],
+    ids=str,
 )
-def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(monkeypatch, told, received, killed):
-    worker = Worker([signal.Signals[name] for name in received])
-    monkeypatch.setattr(job.subprocess, "Popen", lambda *_, **__: worker)
-    monkeypatch.setattr(job, "_is_sweep", lambda: False)
-    launch.run_job(OmegaConf.create())
-    *first, last = worker.told
-    assert set(first) == {signal.SIGTERM}
-    assert last == (signal.SIGKILL if killed else signal.SIGTERM)
+def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(worker, monkeypatch, received, then, code):
+    made = worker(PATIENT.format(then=then))
+
+    def tell(_):
+        for name in received:
+            signal.raise_signal(signal.Signals[name])
+
+    monkeypatch.setattr(job.sys, "stderr", Terminal(tell))
+    with passing_on() as signals:
+        assert job.train(made, signals) == code
+    assert [signal.Signals(number).name for number in signals] == received
+    assert record_of(made)["state"] == ("failed" if code == 1 else "stopped")
+
+
+class Terminal:
+    """Where a worker's first words reach somebody, who acts on them."""
+
+    def __init__(self, act):
+        self.buffer, self.act, self.acted = self, act, False
+
+    def write(self, _):
+        if not self.acted:
+            self.acted = True
+            self.act(_)
+
+    def flush(self):
+        pass
+
+
+def test_after_a_signal_no_job_begins(worker):
+    made = worker("raise SystemExit(3)")
+    with passing_on() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert job.train(made, signals) == 128 + signal.SIGTERM
+    assert record_of(made)["state"] == "waiting"
+
+
+def test_a_job_that_the_scheduler_does_not_take_back_has_stopped(worker, monkeypatch, capsys):
+    def refuse(*_):
+        raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])
+
+    former = signal.signal(signal.SIGUSR2, refuse)
+    monkeypatch.delenv("SUBMITIT_PREEMPT_SIGNAL", raising=False)
+    made = worker("")
+    with contextlib.suppress(SystemExit):
+        job._requeue(made)
+    signal.signal(signal.SIGUSR2, former)
+    assert record_of(made)["state"] == "stopped"
+    assert record_of(made)["message"].startswith("not requeued: Command '['scontrol', 'requeue', '7']'")
+    assert "error: not requeued" in capsys.readouterr().err

@@ -1,9 +1,9 @@
 """How the state of a sweep's jobs is read from the files that they leave, and shown."""
 
-import dataclasses
 import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -37,6 +37,10 @@ def finish(folder):
     write(folder / "result.json", {"epochs": 30, "last": {"error": 0.0125}})
 
 
+def record(overrides, run):
+    return {"overrides": overrides, "folder": run, "state": "waiting", "message": ""}
+
+
 @pytest.fixture(scope="module")
 def gone():
     """The number of a process that has ended."""
@@ -51,8 +55,8 @@ def root(tmp_path):
     sweep = tmp_path / "multirun" / "seed-0-1-2"
     write(sweep / "sweep.json", {"command": "python train.py --multirun epochs=30 seed=0,1,2"})
     for seed in range(3):
-        record = sweeps.Record(["epochs=30", f"seed={seed}"], folder=f"../../digits/recipe/seed{seed}")
-        write(sweep / str(seed) / "job.json", dataclasses.asdict(record))
+        overrides, run = ["epochs=30", f"seed={seed}"], f"../../digits/recipe/seed{seed}"
+        write(sweep / str(seed) / "job.json", record(overrides, run))
     return tmp_path
 
 
@@ -93,31 +97,30 @@ def test_a_result_counts_more_than_what_the_job_wrote(root, state):
     change(root, 0, state=state, message="of a former start", host=HERE, pid=os.getpid(), start=ago(0))
     finish(root / "digits" / "recipe" / "seed0")
     job = only(root, 0)
-    assert (job.state, job.progress, job.error, job.message) == ("finished", "30/30", 0.0125, "")
+    assert (job.state, job.result["epochs"], job.result["last"]["error"], job.message) == ("finished", 30, 0.0125, "")
 
 
 def test_jobs_are_in_the_order_of_their_numbers(root):
     for number in (10, 9):
-        write(
-            root / "multirun" / "seed-0-1-2" / str(number) / "job.json",
-            dataclasses.asdict(sweeps.Record([f"seed={number}"], folder="")),
-        )
+        write(root / "multirun" / "seed-0-1-2" / str(number) / "job.json", record([f"seed={number}"], ""))
     assert [job.label for job in sweeps.read_jobs(root / "multirun" / "seed-0-1-2")] == ["0", "1", "2", "9", "10"]
 
 
-def status(path, cwd=None):
+@pytest.fixture
+def status(monkeypatch, capsys):
     """Exit code and lines of the command, as a pipe gets them."""
-    answer = subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / "sweep.py"), "status", str(path)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    )
-    return answer.returncode, (answer.stdout + answer.stderr).splitlines()
+
+    def run(path):
+        monkeypatch.setattr(sys, "argv", ["sweep.py", "status", str(path)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(REPOSITORY / "scripts" / "sweep.py"), run_name="__main__")
+        printed = capsys.readouterr()
+        return ended.value.code, (printed.out + printed.err).splitlines()
+
+    return run
 
 
-def test_the_command(root):
+def test_the_command(root, status):
     finish(root / "digits" / "recipe" / "seed0")
     # The first process of all is older than its start.
     change(root, 1, state="running", host=HERE, pid=1, start=ago(2))
@@ -153,17 +156,18 @@ def test_the_command(root):
     assert below[-1] == "2 jobs: 1 finished, 1 stopped"
 
 
-def test_the_command_finds_nothing(tmp_path):
+def test_the_command_finds_nothing(tmp_path, status):
     assert status(tmp_path / "nowhere") == (1, [f"error: there is no folder {tmp_path / 'nowhere'}"])
     assert status(tmp_path) == (1, [f"error: {tmp_path} holds neither a sweep nor a run"])
 
 
-def test_the_command_takes_any_folder_of_a_run(root):
+def test_the_command_takes_any_folder_of_a_run(root, status, monkeypatch):
     run = root / "digits" / "recipe" / "seed0"
     write(run / "config.yaml", {})
     finish(run)
-    for path, cwd in ((run, None), (".", run)):
-        code, lines = status(path, cwd=cwd)
+    monkeypatch.chdir(run)
+    for path in (run, "."):
+        code, lines = status(path)
         assert code == 0
         assert ["seed0", "finished", "30/30", "1.25"] in [re.split(r"\s{2,}", line.strip()) for line in lines]
     file = run / "config.yaml"
@@ -171,7 +175,7 @@ def test_the_command_takes_any_folder_of_a_run(root):
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", "\0"])
-def test_a_damaged_file_hides_no_job(root, damage):
+def test_a_damaged_file_hides_no_job(root, status, damage):
     sweep, recipe = root / "multirun" / "seed-0-1-2", root / "digits" / "recipe"
     damaged = [sweep / "0" / "job.json", recipe / "seed1" / "result.json", recipe / "seed2" / "heartbeat.json"]
     change(root, 2, state="running", host=HERE, pid=os.getpid(), start=ago(0))

@@ -81,9 +81,9 @@ def share_gradients(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 class Agreement:
-    """What the ranks wish to do after a step, so that all do the same.
+    """What the ranks do after a step, so that all do the same.
 
-    The wishes travel while the step is computed: each rank proposes before it, and all settle on the largest one
+    Proposals travel while the step is computed: each rank proposes an action before it, and all take the largest
     after it. Nothing waits for the device.
     """
 
@@ -91,16 +91,16 @@ class Agreement:
         self._largest = torch.zeros(1, dtype=torch.int64)
         self._travelling: dist.Work | None = None
 
-    def propose(self, wish: int) -> None:
-        """Sends this rank's wish on its way."""
+    def propose(self, action: int) -> None:
+        """Sends this rank's proposal on its way."""
         if world_size() > 1:
-            self._largest.fill_(wish)
+            self._largest.fill_(action)
             self._travelling = dist.all_reduce(self._largest, op=dist.ReduceOp.MAX, async_op=True)
 
-    def settle(self, wish: int) -> int:
-        """The largest of the wishes proposed before; on one rank, `wish` itself."""
+    def settle(self, action: int) -> int:
+        """The largest of the actions proposed before; on one rank, `action` itself."""
         if self._travelling is None:
-            return wish
+            return action
         self._travelling.wait()
         return int(self._largest)
 

@@ -1,230 +1,202 @@
-"""One job: what Hydra composed, trained in a worker, in whichever process the launcher put the job."""
+"""One job: what Hydra composed, trained in a worker of its own."""
 
 import json
 import os
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from submitit.core.utils import UncompletedJobError
 
 from moex import config
-from moex.launch.devices import lease_devices, visible_devices
-from moex.launch.signals import told
-from moex.launch.sweep import update_record
+from moex.checkpoint import write_text_atomically
+from moex.launch.signals import Stopped, passing_on
 from moex.reporting.sweeps import RECORD, now
 
-# Of this command's jobs.
-exit_codes: list[int] = []
+
+@dataclass(frozen=True)
+class Job:
+    """A run that a command asks for."""
+
+    overrides: list[str]  # what the command line says about it
+    command: str  # what starts it alone
+    values: dict[str, Any]  # its whole configuration
+    run: Path  # the run's folder
+    runtime: config.RuntimeConfig
+    record: Path | None  # its job.json, in a folder with its number; None outside a sweep
+
+    @property
+    def title(self) -> str:
+        """By which a sweep's lines name it."""
+        assert self.record is not None
+        return f"job {self.record.parent.name}"
+
+
+def make_job(composed: DictConfig, hydra: Any) -> Job:
+    """A job of what Hydra composed, and of Hydra's own configuration.
+
+    Raises:
+        ValueError: the configuration is impossible.
+    """
+    overrides = list(hydra.overrides.task)
+    if hydra.job.chdir:
+        raise ValueError("hydra.job.chdir: every path is seen from where the command runs, so leave it out")
+    try:
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    values["name"] = name_run(values["name"], overrides)
+    parsed = config.parse(values)
+    record = Path(hydra.sweep.dir, hydra.sweep.subdir, RECORD) if hydra.mode == RunMode.MULTIRUN else None
+    command = command_line(hydra, overrides)
+    return Job(overrides, command, values, config.run_folder(parsed), parsed.runtime, record)
+
+
+def name_run(name: str, overrides: Sequence[str]) -> str:
+    """The composed name, followed by the overrides that make the training another; as it is where one sets it.
+
+    Without one, a run is named after what it trains.
+    """
+    keys = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in overrides]
+    acting = [text for text, key in zip(overrides, keys, strict=True) if config.acts_on_training(key)]
+    return name if not name or "name" in keys else " ".join([name, *acting])
+
+
+def command_line(hydra: Any, arguments: Sequence[str]) -> str:
+    """The command of these arguments, with the folders of configurations that this one has."""
+    added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    folders = [f"--config-dir={os.path.relpath(path)}" for path in added]
+    return shlex.join(["python", f"{hydra.job.name}.py", *folders, *arguments])
 
 
 def run_job(composed: DictConfig) -> int:
-    """Trains what Hydra composed in a worker, and returns its exit code.
+    """Trains what Hydra composed: the command's only run, or a task that submitit runs for a sweep.
 
-    A failed job of a sweep lets the next ones run. Signals let the worker finish its step and save; under submitit
-    the job is then requeued.
+    A task that was told to stop is queued again, unless by SIGINT.
 
-    Raises:
-        KeyboardInterrupt: the command was told to stop.
+    Returns:
+        The exit code of a task. After a single run the process exits.
     """
-    told.listen_as_job()
-    if told.received:
-        return 128 + told.received[0]
-    if _is_sweep():
-        print(f"job {_job_folder().name}: {' '.join(_overrides())}", flush=True)
-    finished = False
     try:
-        folder = config.run_folder(config.parse(composed))
-        job = {"command": _job_command(), "config": OmegaConf.to_container(composed, resolve=True)}
-    except (ValueError, OmegaConfBaseException) as error:
-        code, message = 1, f"error: {str(error).splitlines()[0]}"
-        _tell(message)
-    else:
-        code, message = _train(job, composed)
-        # Without one, the run used up its minutes.
-        finished = (folder / "result.json").exists()
-    # It may also have failed meanwhile, which is not to be tried again.
-    stopped = bool(told.received) and code > 128
-    if stopped:
-        code = 128 + told.received[0]
-    state = "finished" if finished else "stopped" if stopped or not code else "failed"
-    _record(state=state, end=now(), message=message.removeprefix("error: ") if state == "failed" else "")
-    if stopped and told.is_submitted and signal.SIGINT not in told.received:
-        _requeue()
-    # A run that was about to end has ended, but the sweep around it stops.
-    if told.is_command and told.received and (code or _is_sweep()):
-        raise KeyboardInterrupt
-    if not _is_sweep():
-        exit_codes.append(code)
+        job = make_job(composed, HydraConfig.get())
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    with passing_on(may_kill=job.record is None) as signals:
+        code = train(job, signals)
+    if job.record is None:
+        if code and signals:
+            raise Stopped(signals[0])
+        sys.exit(code)
+    if code > 128 and signals and signal.SIGINT not in signals:
+        _requeue(job)
     return code
 
 
-def _train(job: dict[str, object], composed: DictConfig) -> tuple[int, str]:
-    """Runs the worker to its end; returns its exit code and the last line of its standard error."""
-    with ExitStack() as stack:
-        output, environment = None, dict(os.environ)
-        if _is_side_by_side():
-            # The progress of jobs side by side would be unreadable on one terminal.
-            output = stack.enter_context((_job_folder() / "output.log").open("ab", buffering=0))
-            environment |= stack.enter_context(_own_devices(composed))
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "moex.run"],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            # Its own session: Ctrl-C on the terminal reaches the parent alone, which decides what it means.
-            start_new_session=True,
-            env=environment,
-        )
-        told.start_worker(worker)
-        _record(state="running", host=socket.gethostname(), pid=worker.pid, start=now(), end="", message="")
+def train(
+    job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, environment: Mapping[str, str] | None = None
+) -> int:
+    """Trains a job in a worker, unless a signal has come, and writes down how it stands.
+
+    Args:
+        job: what to train.
+        signals: those that this process has passed on.
+        output: where its lines go, if not to the terminal, which then has its errors alone.
+        environment: what is added to the worker's.
+
+    Returns:
+        Its exit code: 128 and its number for a signal.
+    """
+    if signals:
+        return 128 + signals[0]
+    prefix = f"{job.title}: " if output else ""
+    _record(job, state="running", host=socket.gethostname(), pid=os.getpid(), start=now(), message="")
+    with subprocess.Popen(
+        [sys.executable, "-m", "moex.run"],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        # Its own session: Ctrl-C on the terminal reaches this process alone, which decides what it means.
+        start_new_session=True,
+        env={**os.environ, **(environment or {})},
+    ) as worker:
+        if signals:
+            worker.terminate()  # It was too young to be told.
         assert worker.stdin is not None
-        assert worker.stderr is not None
-        errors = _Errors(worker.stderr, output)
-        # Left open: its end tells the worker that the parent is gone. A worker that was stopped does not read.
+        # Left open: its end tells the worker that this process is gone. A worker that was stopped does not read.
         with suppress(BrokenPipeError):
-            worker.stdin.write(json.dumps(job).encode() + b"\n")
+            worker.stdin.write(json.dumps({"command": job.command, "config": job.values}).encode() + b"\n")
             worker.stdin.flush()
-        code = worker.wait()
-        told.worker = None
-        # Something that the worker started may still hold its end.
-        errors.join(timeout=5)
-        if code >= 0:
-            return code, errors.last_line
+        message = _pass_errors_on(worker, output, prefix=prefix)
+    code = worker.returncode
+    if code < 0:
         message = f"the worker was ended by {signal.Signals(-code).name}"
-        if not told.received:
-            errors.pass_on(f"error: {message}; the same command continues\n".encode())
-        return 128 - code, message
+        code = 128 - code
+        if not signals:
+            print(f"{prefix}error: {message}; the same command continues", file=sys.stderr, flush=True)
+    # It may also have failed meanwhile, which is not to be tried again.
+    stopped = bool(signals) and code > 128
+    failed = bool(code) and not stopped
+    # Whoever finds the run's result knows that it did not only stop.
+    _record(job, state="failed" if failed else "stopped", message=message if failed else "")
+    return 128 + signals[0] if stopped else code
 
 
-class _Errors(threading.Thread):
-    """Passes on what a worker writes to its standard error, and keeps the last line of it.
+def _pass_errors_on(worker: subprocess.Popen[bytes], output: IO[bytes] | None, *, prefix: str) -> str:
+    """Passes on what a worker writes to its standard error until it ends; returns the last line.
 
-    With an output of its own, the job's lines are in there too, and on the terminal they say whose they are.
+    On the terminal each line says whose it is; the job's output has them too.
     """
-
-    def __init__(self, pipe: IO[bytes], output: IO[bytes] | None) -> None:
-        super().__init__(daemon=True)
-        self.last_line = ""
-        self._pipe = pipe
-        self._output = output
-        self.start()
-
-    def run(self) -> None:
-        """Ends with the pipe."""
-        recent = b""
-        with self._pipe:
-            while chunk := self._read():
-                self.pass_on(chunk)
-                recent = (recent + chunk)[-(1 << 14) :]
-                lines = [line for line in recent.decode(errors="replace").splitlines() if line.strip()]
-                self.last_line = lines[-1].strip() if lines else ""
-
-    def pass_on(self, chunk: bytes) -> None:
-        """Writes a part to the terminal, and to the job's output."""
-        sys.stderr.buffer.write(_prefix().encode() + chunk)
+    assert worker.stderr is not None
+    end = b""
+    # Something that the worker started may hold the pipe open after it.
+    while (ready := select.select([worker.stderr], [], [], 0.2)[0]) or worker.poll() is None:
+        chunk = os.read(worker.stderr.fileno(), 1 << 16) if ready else b""
+        if ready and not chunk:
+            break
+        end = (end + chunk)[-(1 << 14) :]
+        sys.stderr.buffer.write(b"".join(prefix.encode() + line for line in chunk.splitlines(keepends=True)))
         sys.stderr.flush()
-        if self._output is not None:
-            # Full, or closed after the worker, something of which still writes: the terminal has it.
-            with suppress(OSError, ValueError):
-                self._output.write(chunk)
-
-    def _read(self) -> bytes:
-        """The next line beside other jobs; alone, what there is."""
-        return os.read(self._pipe.fileno(), 1 << 16) if self._output is None else self._pipe.readline()
+        if output is not None:
+            output.write(chunk)
+    worker.wait()
+    return next(reversed(end.decode(errors="replace").strip().splitlines()), "").removeprefix("error: ")
 
 
-@contextmanager
-def _own_devices(composed: DictConfig) -> Iterator[dict[str, str]]:
-    """What gives a job beside others devices of its own, in its environment; tells which they are."""
-    output = os.path.relpath(_job_folder() / "output.log")
-    visible = visible_devices() if composed.runtime.device != "cpu" else []
-    if not visible:
-        # joblib shares out the processor's cores itself.
-        print(f"job {_job_folder().name} on the CPU, {os.environ['OMP_NUM_THREADS']} threads: {output}", flush=True)
-        yield {}
-        return
-    count = composed.runtime.devices or max(1, len(visible) // HydraConfig.get().launcher.n_jobs)
-    with lease_devices(visible, count) as leased:
-        names = ",".join(leased)
-        print(f"job {_job_folder().name} on CUDA {names}: {output}", flush=True)
-        yield {"CUDA_VISIBLE_DEVICES": names}
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """Writes a job's record, the whole of it or nothing."""
+    write_text_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def _requeue() -> None:
-    """Lets submitit start this job again, by the handler that it had installed for its own signal.
+def _record(job: Job, **changes: object) -> None:
+    """Writes down how a job of a sweep stands; on several nodes, the first one does."""
+    if job.record is not None and os.environ.get("SLURM_PROCID", "0") == "0":
+        try:
+            write_record(job.record, json.loads(job.record.read_text()) | changes)
+        # A run does not need its record.
+        except OSError as error:
+            print(f"{job.title}: error: {error}", file=sys.stderr, flush=True)
 
-    On success that handler exits.
-    """
-    number = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
-    requeue = told.former[number]
-    assert callable(requeue)
-    _record(state="waiting")
+
+def _requeue(job: Job) -> None:
+    """Gives this process the signal that it kept from submitit, whose handler queues the job again and exits."""
+    from submitit.core.utils import UncompletedJobError
+
+    _record(job, state="waiting")
     try:
-        requeue(number, None)
+        signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
     # Too many times already, or the scheduler refuses.
     except (UncompletedJobError, subprocess.SubprocessError) as error:
         message = f"not requeued: {error}"
-        _tell(f"error: {message}")
-        _record(state="stopped", message=message)
-
-
-def _record(**changes: object) -> None:
-    """Writes down how this job of a sweep stands; on several nodes, the first one does."""
-    if _is_sweep() and os.environ.get("SLURM_PROCID", "0") == "0":
-        try:
-            update_record(_job_folder() / RECORD, **changes)
-        # A run does not need its record.
-        except OSError as error:
-            _tell(f"error: {error}")
-
-
-def _tell(message: str) -> None:
-    """Prints a line about this job."""
-    print(f"{_prefix()}{message}", file=sys.stderr, flush=True)
-
-
-def _prefix() -> str:
-    """Whose line it is on a terminal that several jobs share."""
-    return f"job {_job_folder().name}: " if _is_side_by_side() else ""
-
-
-def _is_side_by_side() -> bool:
-    """Whether this process is one of joblib's."""
-    return not (told.is_command or told.is_submitted)
-
-
-def _overrides() -> list[str]:
-    return list(HydraConfig.get().overrides.task)
-
-
-def _job_folder() -> Path:
-    """In the sweep's folder; its name is the job's number."""
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
-def _is_sweep() -> bool:
-    return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _job_command() -> str:
-    """What starts this job alone, for the record."""
-    hydra = HydraConfig.get()
-    folders = [
-        argument
-        for source in hydra.runtime.config_sources
-        if source.provider == "command-line"
-        for argument in ("--config-dir", os.path.relpath(source.path))
-    ]
-    return shlex.join(["python", f"{hydra.job.name}.py", *folders, *_overrides()])
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        _record(job, state="stopped", message=message)

@@ -1,14 +1,13 @@
-"""A sweep: its folder, the record of each of its jobs, and which of them are left to run.
+"""A sweep: its jobs, and the folder where each has a record, named after them so that the same command finds it.
 
-The folder is named after the jobs, so that the same command finds it again. `moex.reporting.sweeps` reads it.
+`moex.reporting.sweeps` reads the records.
 """
 
-import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,106 +15,115 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import joblib
+from hydra.core.override_parser.types import Override
 
-from moex import config
-from moex.checkpoint import write_text_atomically
-from moex.reporting.sweeps import RECORD, SWEEP, Record, count_states, read_job, read_jobs
+from moex.checkpoint import saving, write_text_atomically
+from moex.launch.command import LaunchError
+from moex.launch.devices import share_machine
+from moex.launch.job import Job, train, write_record
+from moex.launch.signals import Stopped, passing_on
+from moex.reporting.sweeps import RECORD, SWEEP, count_states, read_jobs
 
 
-class LaunchError(RuntimeError):
-    """A sweep that cannot be started, or whose launcher lost a job."""
+def combine(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of each job: every combination of the values. Of one key, the last override counts."""
+    values: dict[str, list[str]] = {}
+    for override in overrides:
+        is_sweep, key = override.is_sweep_override(), override.get_key_element()
+        if is_sweep and not override.is_discrete_sweep():
+            raise LaunchError(f"{override.input_line}: a sweep takes lists of values, choice(...) and range(...)")
+        texts = override.sweep_string_iterator() if is_sweep else [override.get_value_element_as_str()]
+        values[key] = [f"{key}={text}" for text in texts]
+    return [list(job) for job in itertools.product(*values.values())]
 
 
-def sweep_folder(varied: Sequence[str], jobs: Sequence[Sequence[str]], parent: str) -> Path:
+def sweep_folder(varied: Sequence[str], combinations: Sequence[Sequence[str]], parent: str) -> Path:
     """Where a sweep is recorded: the beginning of what it varies, to be read, and a digest of its jobs."""
     readable = re.sub(r"[^\w.]+", "-", " ".join(varied)).strip("-")[:60] or "default"
-    digest = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]
     return Path(parent) / f"{readable}-{digest}"
 
 
-def new_records(
-    jobs: Sequence[list[str]], folder: Path, *, compose: Callable[[list[str]], DictConfig]
-) -> list[Record]:
-    """A record for each job that is not begun.
+def make_jobs(
+    combinations: Sequence[list[str]], folder: Path, *, make: Callable[[int, list[str]], Job]
+) -> tuple[dict[int, Job], list[dict[str, Any]]]:
+    """The possible jobs of a sweep by their numbers, and the first record of each, possible or not.
 
-    One whose configuration is impossible, or whose run is that of a job before it, has failed, and that is told.
-
-    Args:
-        jobs: the overrides of each.
-        folder: the sweep's.
-        compose: what Hydra makes of a job's overrides.
+    Told, and failed, is a job whose configuration is impossible, or whose run is that of a job before it.
     """
-    records = [_new_record(overrides, compose(overrides), folder) for overrides in jobs]
-    first: dict[str, int] = {}
-    for number, record in enumerate(records):
-        # What the two differ in is not of the recipe: how often to save, on how many devices.
-        if record.folder and (same := first.setdefault(record.folder, number)) != number:
-            message = f"the same run as job {same}: {os.path.normpath(folder / record.folder)}"
-            record = records[number] = Record(record.overrides, folder="", state="failed", message=message)
-        if record.state == "failed":
-            print(f"error: job {number}: {record.message}", file=sys.stderr, flush=True)
-    return records
+    jobs: dict[int, Job] = {}
+    runs: dict[Path, int] = {}
+    records = []
+    for number, overrides in enumerate(combinations):
+        record = {"overrides": overrides, "folder": "", "state": "waiting", "message": ""}
+        try:
+            job = make(number, overrides)
+            # What the two differ in does not act on the training: how often to save, on how many devices.
+            if (same := runs.setdefault(job.run, number)) != number:
+                raise ValueError(f"the same run as job {same}: {job.run}")
+            jobs[number] = job
+            record["folder"] = os.path.relpath(job.run, folder)
+        except ValueError as error:
+            record |= {"state": "failed", "message": str(error).splitlines()[0]}
+            print(f"error: job {number}: {record['message']}", file=sys.stderr, flush=True)
+        records.append(record)
+    return jobs, records
 
 
 @contextmanager
-def open_sweep(records: Sequence[Record], folder: Path) -> Iterator[dict[int, list[str]]]:
-    """Writes the records down, and keeps other commands away from the sweep.
+def open_sweep(folder: Path, records: Sequence[dict[str, Any]], *, command: str) -> Iterator[list[int]]:
+    """Writes down the command and the jobs, and keeps other commands away from the sweep.
 
     Yields:
-        The overrides of the jobs that are left, by their numbers: neither finished, nor impossible, nor running, as
-        submitted jobs may, which outlive the command that submitted them.
+        The numbers of the jobs that are left: neither finished, nor impossible, nor running, as submitted jobs may,
+        which outlive the command that submitted them.
 
     Raises:
-        LaunchError: another command runs this sweep, or its folder cannot be written.
+        LaunchError: another command runs this sweep.
+        SaveError: its folder cannot be written.
     """
-    try:
+    status = f"python scripts/sweep.py status {folder}"
+    with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    try:
         lock = filelock.FileLock(folder / ".lock").acquire(timeout=0)
     except filelock.Timeout:
-        raise LaunchError(f"another command runs this sweep: {_status_command(folder)}") from None
-    except OSError as error:
-        raise LaunchError(f"cannot write {folder}: {error.strerror}") from None
+        raise LaunchError(f"another command runs this sweep: {status}") from None
     with lock:
-        try:
-            _write_all(records, folder)
-        except OSError as error:
-            raise LaunchError(str(error)) from None
+        write_text_atomically(folder / SWEEP, json.dumps({"command": command}, ensure_ascii=False))
+        running = {job.label for job in read_jobs(folder) if job.state == "running"}
+        for number, record in enumerate(records):
+            if str(number) not in running:
+                (folder / str(number)).mkdir(exist_ok=True)
+                write_record(folder / str(number) / RECORD, record)
         jobs = read_jobs(folder)
-        print(f"{count_states(jobs)}; {_status_command(folder)}", flush=True)
-        yield {int(job.label): job.overrides for job in jobs if job.state == "waiting"}
+        print(f"{count_states(jobs)}; {status}", flush=True)
+        yield [int(job.label) for job in jobs if job.state == "waiting"]
 
 
-def update_record(path: Path, **changes: Any) -> None:
-    """Writes down how a job stands now."""
-    _write(path, dataclasses.replace(Record(**json.loads(path.read_text())), **changes))
+def run_jobs(jobs: Sequence[Job], *, at_once: int) -> list[int]:
+    """Trains jobs on this machine, so many at once, and returns their exit codes. A failed one lets the others run.
+
+    Raises:
+        Stopped: a signal came; those that ran have saved.
+    """
+    # A thread for each waits for its worker, and the main one for signals.
+    parallel = joblib.Parallel(at_once, backend="threading", batch_size=1)
+    with passing_on() as signals:
+        codes: list[int] = parallel(joblib.delayed(_run_one)(job, signals, at_once=at_once) for job in jobs)
+    if signals:
+        raise Stopped(signals[0])
+    return codes
 
 
-def _write_all(records: Sequence[Record], folder: Path) -> None:
-    """Writes down the sweep's command, and the record of each job that does not run."""
-    command = json.dumps({"command": shlex.join(["python", *sys.argv])}, ensure_ascii=False)
-    write_text_atomically(folder / SWEEP, command)
-    for number, record in enumerate(records):
-        path = folder / str(number) / RECORD
-        if not path.exists() or read_job(path).state != "running":
-            path.parent.mkdir(exist_ok=True)
-            _write(path, record)
-
-
-def _new_record(overrides: list[str], composed: DictConfig, folder: Path) -> Record:
-    try:
-        run = config.run_folder(config.parse(OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}])))
-    except (ValueError, OmegaConfBaseException) as error:
-        return Record(overrides, folder="", state="failed", message=str(error).splitlines()[0])
-    return Record(overrides, folder=os.path.relpath(run, folder))
-
-
-def _status_command(folder: Path) -> str:
-    script = Path(sys.argv[0]).parent / "scripts" / "sweep.py"
-    return shlex.join(["python", str(script), "status", str(folder)])
-
-
-def _write(path: Path, record: Record) -> None:
-    text = json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=False) + "\n"
-    write_text_atomically(path, text)
+def _run_one(job: Job, signals: Sequence[int], *, at_once: int) -> int:
+    """One job of several: beside others with devices and an output of its own, since a terminal has room for one."""
+    if at_once == 1 or signals:
+        print(f"{job.title}: {' '.join(job.overrides)}", flush=True)
+        return train(job, signals)
+    assert job.record is not None
+    path = job.record.with_name("output.log")
+    with path.open("ab", buffering=0) as output, share_machine(job.runtime, at_once=at_once) as (where, environment):
+        print(f"{job.title} {where}: {os.path.relpath(path)}", flush=True)
+        return train(job, signals, output=output, environment=environment)

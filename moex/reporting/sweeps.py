@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,67 +21,25 @@ from rich.table import Table
 from rich.text import Text
 
 SWEEP, RECORD = "sweep.json", "job.json"
-# Waiting: not begun, or requeued. Stopped: saved, by a signal or at the end of its minutes. Lost: it ran, and its
+# Waiting: not begun, or queued again. Stopped: saved, by a signal or at the end of its minutes. Lost: it ran, and its
 # process is gone.
-STATES = ("finished", "running", "failed", "stopped", "lost", "waiting")
-_COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow"}
+STATES = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "lost": "red", "waiting": ""}
 # Seconds without a heartbeat after which a job on another machine counts as lost; it writes one every 10 or so,
 # but may load data, compile or evaluate for longer.
 PATIENCE = 600.0
 
 
-class DamagedError(ValueError):
-    """A file of a sweep or a run that does not hold what it should."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What `job.json` holds.
-
-    Attributes:
-        overrides: those of this job.
-        folder: its run's, seen from the sweep's; empty where the configuration cannot be.
-        state: one of `STATES`, but never `lost`, which only the reader can see.
-        host: where its worker runs or ran.
-        pid: the worker's process.
-        start: when the worker started.
-        end: when the worker ended.
-        message: the last line of its error.
-    """
-
-    overrides: list[str]
-    folder: str
-    state: str = "waiting"
-    host: str = ""
-    pid: int = 0
-    start: str = ""
-    end: str = ""
-    message: str = ""
-
-
 @dataclass(frozen=True)
 class Job:
-    """How one job stands.
+    """How one job stands."""
 
-    Attributes:
-        label: its number in the sweep; the folder of a run without one.
-        state: one of `STATES`.
-        folder: its run's; None where the configuration cannot be.
-        overrides: those of this job.
-        progress: epochs done and all of them.
-        heartbeat: when it last told that it lives.
-        error: the test error of its last epoch, once it is finished; a fraction.
-        message: the last line of its error.
-    """
-
-    label: str
-    state: str
-    folder: Path | None
-    overrides: list[str] = field(default_factory=list)
-    progress: str = ""
-    heartbeat: datetime | None = None
-    error: float | None = None
-    message: str = ""
+    label: str  # its number in the sweep; the folder of a run without one
+    state: str  # one of STATES
+    folder: Path | None  # its run's; None where the configuration cannot be
+    overrides: Sequence[str] = ()  # those of this job
+    message: str = ""  # what went wrong
+    heartbeat: Mapping[str, Any] = field(default_factory=dict)  # how far its run was, when and where
+    result: Mapping[str, Any] = field(default_factory=dict)  # of its run, once it is finished
 
 
 def now() -> str:
@@ -95,42 +53,66 @@ def read_jobs(sweep: Path) -> list[Job]:
 
 
 def read_job(path: Path) -> Job:
-    """How the job stands whose `job.json` this is: a result of its run counts more than what the job wrote."""
-    label = path.parent.name
+    """How the job stands whose `job.json` this is."""
     try:
-        record = Record(**(_read_json(path) or {}))
-    except (DamagedError, TypeError):
-        return Job(label, "failed", None, message=f"cannot read {path}")
-    if not record.folder:
-        return Job(label, record.state, None, record.overrides, message=record.message)
-    return _read_run(Path(os.path.normpath(path.parents[1] / record.folder)), label, record)
+        record = _read_json(path, "overrides", "folder", "state", "message")
+    except ValueError as error:
+        return Job(path.parent.name, "failed", None, message=str(error))
+    return read_run(Path(os.path.normpath(path.parents[1] / record["folder"])), path.parent.name, record)
 
 
-def read_run(folder: Path, label: str) -> Job:
-    """How a run stands that belongs to no sweep."""
-    return _read_run(folder, label, None)
+def read_run(folder: Path, label: str, record: Mapping[str, Any] | None = None) -> Job:
+    """How a run stands, for which a result counts more than what its job wrote, if it has one.
 
-
-def _read_run(folder: Path, label: str, record: Record | None) -> Job:
-    overrides, state, message = (record.overrides, record.state, record.message) if record else ([], "stopped", "")
-    beat = None
+    A job's record holds `overrides`, the run's `folder`, seen from the sweep's, a `state`, and what went wrong, the
+    `message`; once it ran, `host`, `pid` and `start` of the process that waits for its worker.
+    """
+    heartbeat: Mapping[str, Any] = {}
+    overrides, message = (record["overrides"], record["message"]) if record else ((), "")
+    if record and not record["folder"]:
+        return Job(label, record["state"], None, overrides, message)
     try:
-        result = _read_json(folder / "result.json", "epochs", "last")
-        if result is not None:
-            return _finished(label, folder, result, overrides)
-        beat = _read_json(folder / "heartbeat.json", "time", "epoch", "epochs", "host", "pid")
-    except DamagedError as error:
+        if result := _read_json(folder / "result.json", "epochs", "last"):
+            return Job(label, "finished", folder, overrides, result=result)
+        heartbeat = _read_json(folder / "heartbeat.json", "time", "epoch", "epochs", "host", "pid")
+    except ValueError as error:
         message = str(error)
     if record is None:
-        if beat is not None and _lives(beat["host"], beat["pid"], start=beat["time"], beat=beat):
-            state = "running"
-    elif state == "running":
+        state = "running" if heartbeat and _is_alive(heartbeat, heartbeat["time"], heartbeat) else "stopped"
+    elif (state := record["state"]) == "running":
         # A heartbeat from before this start is of the session before.
-        if beat is not None and beat["time"] < record.start:
-            beat = None
-        if not _lives(record.host, record.pid, start=record.start, beat=beat):
-            state = "lost"
-    return Job(label, state, folder, overrides, _progress(beat), _time_of(beat), message=message)
+        heartbeat = heartbeat if heartbeat.get("time", "") >= record["start"] else {}
+        state = "running" if _is_alive(record, record["start"], heartbeat) else "lost"
+    return Job(label, state, folder, overrides, message, heartbeat)
+
+
+def _is_alive(process: Mapping[str, Any], start: str, heartbeat: Mapping[str, Any]) -> bool:
+    """Whether a process that said when it started is still there: seen here, believed for a while elsewhere."""
+    if process["host"] != socket.gethostname():
+        return _seconds_since(heartbeat.get("time", start)) < PATIENCE
+    try:
+        found = psutil.Process(process["pid"])
+        # Another one may have its number since; start is in whole seconds.
+        is_younger = found.create_time() > datetime.fromisoformat(start).timestamp() + 1
+        return not is_younger and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _seconds_since(time: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+
+
+def _read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """What a file holds, these keys at least; nothing if there is none. A damaged one is a `ValueError`."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        [content[key] for key in keys]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ValueError(f"cannot read {path}") from None
+    return content
 
 
 def print_status(path: Path, console: Console) -> None:
@@ -147,18 +129,30 @@ def print_status(path: Path, console: Console) -> None:
         jobs = read_jobs(sweep)
         swept.update(job.folder.resolve() for job in jobs if job.folder is not None)
         try:
-            command = (_read_json(sweep / SWEEP, "command") or {})["command"]
-        except DamagedError as error:
+            command = _read_json(sweep / SWEEP, "command")["command"]
+        except ValueError as error:
             command = str(error)
-        _print_table(jobs, varying_overrides(jobs), title=str(sweep), command=command, console=console)
-    runs = sorted(found.parent for found in path.rglob("config.yaml") if found.parent.resolve() not in swept)
+        names = [f"{job.label}  {text}" for job, text in zip(jobs, varying_overrides(jobs), strict=True)]
+        _print_jobs(jobs, names, title=f"{sweep}\n{command}", console=console)
+        print_results(jobs, console)
     # W&B keeps a config.yaml in its own folders.
-    runs = [run for run in runs if run.resolve().name.startswith("seed")]
-    if not sweeps and not runs:
-        raise ValueError(f"{path} holds neither a sweep nor a run")
+    runs = sorted(found.parent for found in path.rglob("config.yaml") if found.parent.resolve().name[:4] == "seed")
+    runs = [run for run in runs if run.resolve() not in swept]
     if runs:
-        jobs = [read_run(run, str(run.relative_to(path)) if run != path else run.resolve().name) for run in runs]
-        _print_table(jobs, [job.label for job in jobs], title=f"runs in {path}", command="", console=console)
+        names = [str(run.relative_to(path)) if run != path else run.resolve().name for run in runs]
+        jobs = [read_run(run, name) for run, name in zip(runs, names, strict=True)]
+        _print_jobs(jobs, names, title=f"runs in {path}", console=console)
+    elif not sweeps:
+        raise ValueError(f"{path} holds neither a sweep nor a run")
+
+
+def print_results(jobs: Sequence[Job], console: Console) -> None:
+    """Prints what came out of a sweep whose jobs are all finished: a row for each recipe."""
+    folders = [job.folder for job in jobs if job.state == "finished" and job.folder is not None]
+    if len(folders) == len(jobs):
+        from moex.reporting.tables import print_table, tabulate
+
+        print_table(tabulate(folders), console)
 
 
 def varying_overrides(jobs: Sequence[Job]) -> list[str]:
@@ -174,76 +168,22 @@ def count_states(jobs: Iterable[Job]) -> str:
     return f"{counts.total()} {'job' if counts.total() == 1 else 'jobs'}: {named}"
 
 
-def _print_table(jobs: Sequence[Job], names: Sequence[str], *, title: str, command: str, console: Console) -> None:
+def _print_jobs(jobs: Sequence[Job], names: Sequence[str], *, title: str, console: Console) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("job", "state", "epoch", "last heartbeat", "test error, %", "what went wrong"):
         table.add_column(column, overflow="fold", justify="right" if column in ("epoch", "test error, %") else "left")
     for job, name in zip(jobs, names, strict=True):
+        epochs = job.result.get("epochs") or job.heartbeat.get("epochs")
+        epoch = epochs if job.result else job.heartbeat.get("epoch")
+        has_beaten = job.heartbeat and job.state in ("running", "lost")
         table.add_row(
-            Text(name if name == job.label else f"{job.label}  {name}"),
-            Text(job.state, style=_COLOURS.get(job.state, "")),
-            job.progress,
-            _age(job.heartbeat) if job.state in ("running", "lost") else "",
-            "" if job.error is None else f"{100 * job.error:.2f}",
+            Text(name),
+            Text(job.state, style=STATES[job.state]),
+            f"{epoch}/{epochs}" if epochs else "",
+            f"{_seconds_since(job.heartbeat['time']):.0f} s ago" if has_beaten else "",
+            f"{100 * job.result['last']['error']:.2f}" if job.result else "",
             Text(job.message),
         )
-    for line in filter(None, (title, command)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print(count_states(jobs), highlight=False)
-
-
-def _finished(label: str, folder: Path, result: dict[str, Any], overrides: list[str]) -> Job:
-    epochs = result["epochs"]
-    return Job(label, "finished", folder, overrides, f"{epochs}/{epochs}", error=result["last"]["error"])
-
-
-def _lives(host: str, pid: int, *, start: str, beat: dict[str, Any] | None) -> bool:
-    """Whether a process that said when it started is still there: seen here, believed for a while elsewhere."""
-    if host != socket.gethostname():
-        heard = datetime.fromisoformat(start if beat is None else beat["time"])
-        return (datetime.now(UTC) - heard).total_seconds() < PATIENCE
-    try:
-        process = psutil.Process(pid)
-        # Another one may have its number since; start is in whole seconds.
-        return (
-            process.create_time() <= datetime.fromisoformat(start).timestamp() + 1
-            and process.status() != psutil.STATUS_ZOMBIE
-        )
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _progress(beat: dict[str, Any] | None) -> str:
-    return "" if beat is None else f"{beat['epoch']}/{beat['epochs']}"
-
-
-def _time_of(beat: dict[str, Any] | None) -> datetime | None:
-    return None if beat is None else datetime.fromisoformat(beat["time"])
-
-
-def _age(time: datetime | None) -> str:
-    if time is None:
-        return "none yet"
-    seconds = max(0, int((datetime.now(UTC) - time).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
-
-
-def _read_json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """What a file holds, these keys at least; None if there is none.
-
-    Raises:
-        DamagedError: it holds something else, or cannot be read.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        raise DamagedError(f"cannot read {path}") from None
-    if not isinstance(content, dict) or not content.keys() >= {*keys}:
-        raise DamagedError(f"cannot read {path}")
-    return content
