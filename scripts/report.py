@@ -1,6 +1,7 @@
-"""Makes the page and the figure of a record of finished runs.
+"""Tabulates finished runs by the keys in which their recipes differ, or makes a record of them.
 
-python scripts/report.py results/NAME [RUNS ...]
+python scripts/report.py PATH ... [--against KEY=VALUE|NAME] [--csv | --markdown]
+python scripts/report.py --record results/NAME [PATH ...]
 """
 
 import argparse
@@ -8,24 +9,60 @@ import shlex
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from moex.reporting.records import add_runs, write_record
+from moex.reporting.tables import as_text, markdown, print_table, tabulate
 
 
 def main() -> int:
     """Reads the command line, and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("record", type=Path, help="the record's folder, such as results/digits")
-    parser.add_argument("runs", type=Path, nargs="*", help="folders whose finished runs are copied into it first")
+    parser.add_argument(
+        "paths", type=Path, nargs="*", metavar="PATH", help="a run's folder, or any folder above runs"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="BASELINE",
+        help="with which recipe the others are compared over common seeds: KEY=VALUE[,KEY=VALUE...], or a name",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print the table as CSV, with all digits")
+    form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    form.add_argument(
+        "--record", type=Path, metavar="FOLDER", help="copy the runs into this folder, and make its page and figure"
+    )
     arguments = parser.parse_args()
+    if not arguments.record and not arguments.paths:
+        parser.error("a PATH is required, except with --record")
+    if arguments.record and arguments.against:
+        parser.error("--against belongs to a table, not to a record")
     try:
-        add_runs(arguments.record, arguments.runs)
-        command = shlex.join(["python", "scripts/report.py", str(arguments.record)])
-        for path in write_record(arguments.record, command=command):
-            print(path)
+        if arguments.record:
+            _make_record(arguments.record, arguments.paths)
+        else:
+            _print(arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _make_record(record: Path, folders: list[Path]) -> None:
+    add_runs(record, folders)
+    for path in write_record(record, command=shlex.join(["python", "scripts/report.py", "--record", str(record)])):
+        print(path)
+
+
+def _print(arguments: argparse.Namespace) -> None:
+    table = tabulate(arguments.paths, against=arguments.against)
+    if arguments.csv:
+        print(table.to_csv(index=False), end="")
+    elif arguments.markdown:
+        print(markdown(as_text(table)))
+    else:
+        # A pipe or a file has no width that lines would have to fit.
+        print_table(table, Console() if sys.stdout.isatty() else Console(width=1000))
 
 
 if __name__ == "__main__":

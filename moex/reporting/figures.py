@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from moex import metrics
 from moex.metrics import Array, Floats
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
-COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 LINE_STYLES = ("-", "--", ":", "-.")
 GREY = "#6B6B6B"
 # Up to this many epochs, each is shown as a dot.
@@ -37,8 +37,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
     Args:
         history: A row an epoch, as in metrics.csv, with the columns epoch, learning_rate, train_error,
-            test_error (fractions), train_loss, test_loss and images_per_second. Where a value is NaN, as the
-            test columns are after an epoch without evaluation, the curve runs on to the next one.
+            test_error (fractions), train_loss, test_loss and images_per_second; where there is a validation set,
+            validation_error and validation_loss too. Where a value is NaN, as the test columns are after an epoch
+            without evaluation, the curve runs on to the next one.
 
     Raises:
         ValueError: A column is missing, or there is no row.
@@ -47,9 +48,11 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     _check_history(history, drawn)
     figure = _figure(9, 4.6)
     (error, loss), (rate, speed) = figure.subplots(2, 2, sharex=True, height_ratios=(3.2, 1))
+    parts = [("train", BLUE, "training"), ("validation", GREEN, "validation"), ("test", ORANGE, "test")]
     for axes, quantity, factor in ((error, "error", 100), (loss, "loss", 1)):
-        for part, colour, label in (("train", BLUE, "training"), ("test", ORANGE, "test")):
-            _draw_curve(axes, history, f"{part}_{quantity}", factor=factor, color=colour, label=label)
+        for part, colour, label in parts:
+            if f"{part}_{quantity}" in history:
+                _draw_curve(axes, history, f"{part}_{quantity}", factor=factor, color=colour, label=label)
         axes.legend(frameon=False, loc="upper right")
     _draw_curve(rate, history, "learning_rate", color=GREY)
     _draw_curve(speed, history, "images_per_second", color=GREY)
@@ -266,16 +269,21 @@ def _draw_curve(
 
 
 def _summary(history: pd.DataFrame, axes: Axes) -> str:
-    """The headline of the learning curves; an earlier, lower test error is ringed in the panel of the errors."""
+    """The headline of the learning curves; the test error of an earlier, better epoch is ringed among the errors.
+
+    The better epoch is that of the lowest validation error; without a validation set, of the lowest test error.
+    """
     tested = history.dropna(subset="test_error")
     if tested.empty:
         last = history.iloc[-1]
         return f"Training error {100 * last['train_error']:.2f} % after epoch {last['epoch']:.0f}"
-    last, best = tested.iloc[-1], tested.sort_values("test_error", kind="stable").iloc[0]
+    chooses = "validation_error" if "validation_error" in tested else "test_error"
+    last, best = tested.iloc[-1], tested.sort_values(chooses, kind="stable").iloc[0]
     message = f"Test error {100 * last['test_error']:.2f} % after epoch {last['epoch']:.0f}"
-    if best["test_error"] < last["test_error"]:
+    if best[chooses] < last[chooses]:
         axes.plot(best["epoch"], 100 * best["test_error"], "o", markersize=9, markerfacecolor="none", color=ORANGE)
-        message += f" (lowest: {100 * best['test_error']:.2f} % after epoch {best['epoch']:.0f})"
+        why = "lowest" if chooses == "test_error" else "chosen on the validation set"
+        message += f" ({why}: {100 * best['test_error']:.2f} % after epoch {best['epoch']:.0f})"
     return message
 
 

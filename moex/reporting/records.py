@@ -4,46 +4,19 @@ A record's folder has `<name>/seed<k>/result.json` and `metrics.csv` of each run
 runs, and a README.md and a figure that are made of them alone.
 """
 
-import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from moex.reporting.figures import compare_learning_curves
+from moex.reporting.runs import METRICS, Run, group_runs, names_of, read_runs, splits_of
+from moex.reporting.tables import markdown
 
 FILES = ("result.json", "metrics.csv")
 CURVES = "learning_curves.png"
-METRICS = {
-    "error": "error, %",
-    "top5_error": "top-5 error, %",
-    "rms_calibration_error": "RMS calibration error, %",
-    "aurra": "AURRA, %",
-    "ece": "ECE, %",
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: where its files are.
-        result: its result.json; metrics are fractions.
-        history: its metrics.csv.
-    """
-
-    folder: Path
-    result: dict[str, Any]
-    history: pd.DataFrame
-
-    @property
-    def name(self) -> str:
-        """The experiment's."""
-        return str(self.result["name"])
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -52,32 +25,17 @@ def find_runs(folder: Path) -> list[Run]:
     Raises:
         ValueError: there is none, a file is missing or unreadable, or runs of one name differ in their recipes.
     """
-    runs = []
-    for path in sorted(folder.rglob("result.json")):
-        try:
-            result = json.loads(path.read_text())
-            runs.append(Run(path.parent, result, pd.read_csv(path.with_name("metrics.csv"))))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path.parent} is not a finished run ({error})") from None
-    if not runs:
-        raise ValueError(f"{folder} holds no finished run: no result.json is below it")
-    for name, group in group_by_name(runs).items():
-        for run in group[1:]:
-            ours, theirs = group[0].result["recipe"], run.result["recipe"]
-            different = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-            if different:
-                raise ValueError(
-                    f"{group[0].folder} and {run.folder} are both {name!r} and differ in {', '.join(different)}"
-                )
-    return sorted(runs, key=lambda run: (run.name, run.result["seed"]))
-
-
-def group_by_name(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs of each experiment, in the order in which the experiments come."""
-    groups: dict[str, list[Run]] = {}
+    runs = sorted(read_runs([folder]), key=lambda run: (run.name, run.seed))
     for run in runs:
-        groups.setdefault(run.name, []).append(run)
-    return groups
+        _ = run.history
+    for one, other in pairwise(runs):
+        ours, theirs = one.result["recipe"], other.result["recipe"]
+        different = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        if one.name == other.name and different:
+            raise ValueError(
+                f"{one.folder} and {other.folder} are both {one.name!r} and differ in {', '.join(different)}"
+            )
+    return runs
 
 
 def add_runs(record: Path, folders: Sequence[Path]) -> None:
@@ -88,7 +46,7 @@ def add_runs(record: Path, folders: Sequence[Path]) -> None:
     """
     for folder in folders:
         for run in find_runs(folder):
-            target = record / run.name / f"seed{run.result['seed']}"
+            target = record / run.name / f"seed{run.seed}"
             for name in FILES:
                 old, new = target / name, run.folder / name
                 if old.exists() and old.read_bytes() != new.read_bytes():
@@ -109,8 +67,7 @@ def write_record(record: Path, *, command: str) -> list[Path]:
         ValueError: as `find_runs`.
     """
     runs = find_runs(record)
-    groups = group_by_name(runs)
-    figure = compare_learning_curves({name: [run.history for run in group] for name, group in groups.items()})
+    figure = compare_learning_curves({names_of(group): [run.history for run in group] for group in group_runs(runs)})
     figure.savefig(record / CURVES)
     page = record / "README.md"
     page.write_text(
@@ -123,7 +80,7 @@ After the last epoch, without any selection:
 
 {markdown(summarise(runs, "last"))}
 
-After the epoch with the lowest test error, which is chosen on the test set, as published errors are:
+{_best_epoch(splits_of(runs))}:
 
 {markdown(summarise(runs, "best"))}
 
@@ -145,11 +102,17 @@ def summarise(runs: Iterable[Run], which: str) -> pd.DataFrame:
         which: `last` or `best` epoch.
     """
     rows = []
-    for name, group in group_by_name(runs).items():
+    for group in group_runs(runs):
         table = 100 * pd.DataFrame([run.result[which] for run in group])
         cells = {title: _mean_and_deviation(table[metric]) for metric, title in METRICS.items()}
-        rows.append({"experiment": name, "n": len(group)} | cells)
+        rows.append({"experiment": names_of(group), "n": len(group)} | cells)
     return pd.DataFrame(rows)
+
+
+def _best_epoch(splits: str) -> str:
+    if splits == "test":
+        return "After the epoch with the lowest test error, which is chosen on the test set, as published errors are"
+    return f"After the epoch with the lowest error on the set that chooses it ({splits})"
 
 
 def _mean_and_deviation(values: "pd.Series[float]") -> str:
@@ -177,9 +140,3 @@ def _provenance(runs: Iterable[Run]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, without its index."""
-    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

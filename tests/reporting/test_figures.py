@@ -82,6 +82,22 @@ def test_learning_curves_ring_a_lower_error_before_the_last() -> None:
     np.testing.assert_allclose(figure.axes[0].lines[-1].get_xydata(), [[9, 10]])
 
 
+def test_learning_curves_with_a_validation_set() -> None:
+    table = history(10)
+    table["validation_loss"] = table.test_loss + 1
+    table["validation_error"] = table.test_error
+    table.loc[4, "validation_error"] = 0.01
+    figure = figures.learning_curves(table)
+    error, loss, *_ = figure.axes
+    np.testing.assert_array_equal(error.lines[1].get_ydata(), 100 * table.validation_error)
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), table.validation_loss)
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation", "test"]
+    assert (
+        headline(figure) == "Test error 9.00 % after epoch 10 (chosen on the validation set: 18.00 % after epoch 5)"
+    )
+    np.testing.assert_allclose(error.lines[-1].get_xydata(), [[5, 18]])
+
+
 def test_learning_curves_without_any_evaluation() -> None:
     figure = figures.learning_curves(history(4, every=5))
     assert headline(figure) == "Training error 20.00 % after epoch 4"

@@ -21,7 +21,7 @@ def write_run(folder, name, seed, error, **changes):
     result = {
         "name": name,
         "seed": seed,
-        "recipe": {"model.name": "resnet8"},
+        "recipe": {"model.name": "resnet8", "augmentation.steps": [name]},
         "last": metrics,
         "best": {key: value - 0.01 for key, value in metrics.items()},
         "epochs": 2,
@@ -67,6 +67,12 @@ def test_a_record_of_runs(outputs, tmp_path):
     assert page.read_text() == before
 
 
+def test_the_page_says_which_split_chose_the_best_epoch(tmp_path):
+    write_run(tmp_path / "seed0", "plain", 0, 0.1, selected_on="validation")
+    page, _ = write_record(tmp_path, command="python scripts/report.py")
+    assert "lowest error on the set that chooses it (validation):" in page.read_text()
+
+
 def test_one_run_has_no_deviation(outputs):
     table = summarise(find_runs(outputs), "last").set_index("experiment")
     assert "±" not in table.loc["mixed", "AURRA, %"]
@@ -83,7 +89,7 @@ def test_another_run_is_not_written_over(outputs, tmp_path):
 
 def test_recipes_of_one_name_agree(outputs):
     write_run(outputs / "plain" / "other" / "seed9", "plain", 9, 0.5, recipe={"model.name": "resnet20"})
-    with pytest.raises(ValueError, match=r"are both 'plain' and differ in model.name"):
+    with pytest.raises(ValueError, match=r"are both 'plain' and differ in augmentation.steps, model.name"):
         find_runs(outputs)
 
 
@@ -100,10 +106,10 @@ def test_the_command(outputs, tmp_path):
         command = [sys.executable, str(SCRIPT), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
-    answer = call("results/digits", outputs)
+    answer = call("--record", "results/digits", outputs)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.split() == ["results/digits/README.md", "results/digits/learning_curves.png"]
-    assert "python scripts/report.py results/digits`" in (tmp_path / "results/digits/README.md").read_text()
-    answer = call("results/nothing")
+    assert "python scripts/report.py --record results/digits`" in (tmp_path / "results/digits/README.md").read_text()
+    answer = call("--record", "results/nothing")
     assert answer.returncode == 1
     assert answer.stderr == "error: results/nothing holds no finished run: no result.json is below it\n"

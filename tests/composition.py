@@ -1,0 +1,25 @@
+"""What Hydra composes of the files in configs/, each command line once."""
+
+import functools
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from moex import launch  # noqa: F401  (stores the schema that the configurations begin with)
+from moex.config import Config, parse
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+@functools.cache
+def composed(*overrides: str) -> Config:
+    """The configuration of a run; nobody changes it."""
+    return parse(compose_raw(*overrides))
+
+
+def compose_raw(*overrides: str, hydra: bool = False) -> DictConfig:
+    """What Hydra hands to train.py; with what it keeps for itself, if asked."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=list(overrides), return_hydra_config=hydra)
