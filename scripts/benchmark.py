@@ -8,11 +8,13 @@ and the highest.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
 from itertools import cycle, islice
@@ -34,13 +36,14 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import moex
-from moex.config import channels_last, parse
+from moex.config import parse
+from moex.data import Request
 from moex.data.cifar import MEAN, STD
-from moex.data.source import BatchSource, draw_crops
+from moex.data.source import ResidentImages
 from moex.engine import backward, update
-from moex.mixing import Operation, Plan
-from moex.reporting.records import markdown
-from moex.run.build import Sets, create_state
+from moex.features import FeatureHook
+from moex.reporting.tables import markdown
+from moex.run.build import build_run
 from moex.run.folder import commit
 from moex.run.result import device_name
 
@@ -128,9 +131,12 @@ def source_variants() -> Variants:
     batches = torch.arange(len(images)).split(128)
 
     def ours() -> None:
-        for step, indices in enumerate(batches):
-            shifts, flips = draw_crops(len(indices), padding=4, flip=True, generator=np.random.default_rng(step))
-            source.batch(indices, shifts=shifts, flips=flips)
+        requests = (
+            Request(indices, torch.arange(len(indices)), np.random.default_rng(step))
+            for step, indices in enumerate(batches)
+        )
+        for _ in source.batches(requests):
+            pass
 
     loader: DataLoader[Any] = DataLoader(
         InMemoryCIFAR(images, labels), batch_size=128, shuffle=True, num_workers=2, persistent_workers=True
@@ -164,34 +170,33 @@ PARTS: dict[str, dict[str, Callable[[], Variants]]] = {
 
 def training_step(values: dict[str, Any], *, exchange: bool = False, second_pass: bool = False) -> Variant:
     """The engine's own step on one batch of random images, again and again."""
-    steps = {"augmentation": {"steps": ["moex"] if exchange else []}}
-    config = parse({"dataset": {"name": "cifar100"}} | values | steps)
+    settings = {"steps": ["moex"] if exchange else [], "moex": {"probability": 1.0}}
+    config = parse({"dataset": {"name": "cifar100"}} | values | {"augmentation": settings})
     images, labels = random_images(config.batch_size)
-    source = create_source(images, labels, channels_last=channels_last(config.runtime))
-    state = create_state(config, Sets(source, source, classes=100), DEVICE)
-    state.model.train()
+    source = create_source(images, labels, channels_last=config.runtime.has_channels_last)
+    training_run = build_run(config, {"train": source, "test": source}, DEVICE)
+    state, training = training_run.state, training_run.training
     if second_pass:
-        state.hooks["moex", "stem"] = SecondStemPass(state.model)
-    permutation = torch.from_numpy(np.random.default_rng(0).permutation(config.batch_size))
-    plan: Plan = (
-        (Operation("moex", permutation, torch.tensor([0.9]), point="stem"),) if exchange or second_pass else ()
-    )
-    images, labels = source.batch(torch.arange(config.batch_size))
+        step = PublishedMoEx(probability=1.0)
+        training = dataclasses.replace(training, mixing=moex.Mixing(state.model, [step], num_classes=100))
+    everyone = torch.arange(config.batch_size)
+    images, labels = next(iter(source.batches([Request(everyone, everyone)])))
+    plan = training.mixing.draw(images, shared=np.random.default_rng(0), own=np.random.default_rng(0))
+    state.model.train()
 
     def run() -> object:
-        precision = config.runtime.precision
-        sums = backward(state, images, labels, plan, samples=len(labels), classes=100, precision=precision)
+        sums = backward(state, training, images, labels, plan, samples=len(labels))
         update(state)
         return sums
 
     return Variant(run, config.batch_size)
 
 
-class SecondStemPass(moex.MomentExchange):
+class SecondStemPass(FeatureHook):
     """MoEx as the published code does it: the stem computes the partners' features in a second pass."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, "stem")
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        super().__init__(model, layer, self._exchange)
         self._stem = model.get_submodule(self.layer)
         self._images = torch.empty(0)
         # ResNet's stem begins with the images, PyramidNet's is the BatchNorm after the first convolution.
@@ -201,11 +206,24 @@ class SecondStemPass(moex.MomentExchange):
     def _remember(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (self._images,) = inputs
 
-    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
-        self._order = None  # The second pass is left as it is.
-        partner_mean, partner_std = moex.moments(self._stem(self._before(self._images[perm])))
+    def _exchange(self, features: Tensor, permutation: Tensor, weight: Tensor) -> Tensor:
+        self._arguments = None  # The second pass is left as it is.
+        partner_mean, partner_std = moex.moments(self._stem(self._before(self._images[permutation])))
         mean, std = moex.moments(features)
         return ((features - mean) / std * partner_std + partner_mean).to(features.dtype)
+
+
+@dataclass(kw_only=True)
+class PublishedMoEx(moex.MoEx):
+    """The step of the mixing list that does so."""
+
+    def attach(self, model: nn.Module, point: str) -> FeatureHook:
+        """See `moex.augmentation.Step`."""
+        return SecondStemPass(model, point)
+
+    def inside(self, hook: FeatureHook, *arguments: Tensor) -> AbstractContextManager[None]:
+        """See `moex.augmentation.Step`."""
+        return hook.active(*arguments)
 
 
 class InMemoryCIFAR(datasets.CIFAR100):  # type: ignore[misc]
@@ -232,9 +250,9 @@ def random_images(count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels), torch.from_numpy(generator.integers(0, 100, count))
 
 
-def create_source(images: Tensor, labels: Tensor, *, channels_last: bool = False) -> BatchSource:
+def create_source(images: Tensor, labels: Tensor, *, channels_last: bool = False) -> ResidentImages:
     """The batch source of a CIFAR run."""
-    return BatchSource(
+    return ResidentImages(
         images, labels, mean=MEAN, std=STD, padding=4, flip=True, device=DEVICE, channels_last=channels_last
     )
 
