@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import moex
+
 REPOSITORY = Path(__file__).parents[1]
 USE = """
 import sys, torch, moex
@@ -51,6 +53,7 @@ def test_the_wheel_holds_the_package_alone(wheel):
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
     assert {line.split()[1].split(">")[0] for line in required} == {"torch", "numpy"}
     assert "License-Expression: MIT" in metadata
+    assert f"Version: {moex.__version__}" in metadata
 
 
 def test_the_wheel_works_in_an_environment_of_its_own(wheel, tmp_path):
