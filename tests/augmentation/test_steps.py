@@ -61,6 +61,16 @@ def drop_blocks(features, sample, rate):
     return features[sample] * mask[sample].numpy()
 
 
+def mix_moments(features, sample, permutation, weight):
+    share, mixed = weight[sample % len(weight)], np.empty_like(features[sample])
+    for channel in range(len(mixed)):
+        own, partner = features[sample, channel], features[permutation[sample], channel]
+        means, deviations = zip(*((x.mean(), np.sqrt(x.var(ddof=1) + 1e-6)) for x in (own, partner)), strict=True)
+        deviation = share * deviations[0] + (1 - share) * deviations[1]
+        mixed[channel] = (own - means[0]) / deviations[0] * deviation + share * means[0] + (1 - share) * means[1]
+    return mixed
+
+
 def leave_sample(features, sample, *arguments):
     return features[sample]
 
@@ -90,6 +100,7 @@ STEPS = {
     "feature_cutmix": ({"probability": 1.0, "points": ["stem"]}, cut_sample, mix_label),
     "dropblock": ({"points": ["stage1"], "rate": 0.3, "block_size": 3}, drop_blocks, leave_label),
     "label_smoothing": ({}, leave_sample, smooth_label),
+    "mixstyle": ({"probability": 1.0, "points": ["stem", "stage2"]}, mix_moments, leave_label),
 }
 PAIRS = {name for name, kind in step_classes().items() if issubclass(kind, PairStep)}
 PLACES = (IMAGES, "stem", "stage1", "stage2")
