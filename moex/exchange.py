@@ -151,11 +151,9 @@ class FeatureExchange(FeatureHook):
         layers = layers_where_it_acts(model, self._exchange_anywhere, *inputs, **named_inputs)
         raise ValueError(
             f"the exchange after {self.layer!r} changes the features by {change:.0e} of their norm, and labels would "
-            f"be mixed all the same: {self._reason()}; it acts after {', '.join(layers) or 'no layer that was tried'}"
+            "be mixed all the same: what is exchanged is constant there, as after a LayerNorm; it acts after "
+            f"{', '.join(layers) or 'no layer that was tried'}"
         )
-
-    def _reason(self) -> str:
-        return "the samples do not differ in what is exchanged"
 
     def _exchange_anywhere(self, model: nn.Module, layer: str, features: Tensor, perm: Tensor) -> Tensor:
         if not self._takes_channel_dim:
@@ -227,9 +225,6 @@ class MomentExchange(FeatureExchange):
 
     def _settings(self) -> list[str]:
         return [f"norm={self.norm!r}"]
-
-    def _reason(self) -> str:
-        return f"the {self.norm!r} moments are constant there, as after a LayerNorm"
 
 
 def relative_change(before: Tensor, after: Tensor) -> Tensor:

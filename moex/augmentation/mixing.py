@@ -206,6 +206,10 @@ class Mixing:
         order = {key: number for number, key in enumerate(layout)}
         return tuple(sorted(operations, key=lambda operation: order.get((id(operation.step), operation.point), -1)))
 
+    def exchanges(self) -> bool:
+        """Whether a step exchanges a statistic of features, which may be the same for all samples."""
+        return any(isinstance(hook, FeatureExchange) for hook in self._hooks.values())
+
     def plans_of_every_place(self, images: Tensor) -> list[Plan]:
         """Plans in which, taken together, each step happens at each of its places."""
         seen: set[Key] = set()

@@ -197,9 +197,12 @@ def choose_device(config: Config) -> torch.device:
 def check_network(config: Config) -> None:
     """Passes two images through the network on the meta device, where neither data nor memory is needed.
 
+    An exchange is then looked at with weights, on a few images of noise: where it changes nothing, labels would be
+    mixed without their features.
+
     Raises:
         ValueError: there is no such network, an option or a point does not exist, the network cannot take images of
-            this size, or a step of the mixing list cannot treat them or the features.
+            this size, a step of the mixing list cannot treat them or the features, or an exchange changes nothing.
     """
     shape, classes = config.dataset.shape, config.dataset.num_classes
     for step_name, step in config.augmentation.used().items():
@@ -223,6 +226,11 @@ def check_network(config: Config) -> None:
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         answer = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"model {name!r} returns {answer} for two images: it must be logits [2, {classes}]")
+    if mixing.exchanges():
+        seed_torch(config.seed, Purpose.NETWORK)
+        model = create_model(config)
+        mixing = config.augmentation.create(model, num_classes=classes, seed=config.seed)
+        mixing.prepare(torch.randn(FEW, *shape))
 
 
 def create_model(config: Config) -> nn.Module:

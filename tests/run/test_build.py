@@ -56,6 +56,14 @@ REFUSED = {
         r"components is 17: it must be 1 to 16",
     ),
     "moments of no layer": ({"moments": {"use": "only", "layer": "stm"}}, r"'stm'.*did you mean stem"),
+    "an exchange that changes nothing": (
+        {
+            "dataset": {"name": "cifar100"},
+            "model": {"name": "timm:convnext_atto"},
+            "augmentation": {"steps": ["moex"]},
+        },
+        r"after 'stem' changes the features by .* labels would be mixed all the same.* it acts after stage2",
+    ),
     "a hole wider than the images": (
         {"augmentation": {"steps": ["cutout"], "cutout": {"size": 9}}},
         r"cutout.size is 9.*must be 1 to 8",
