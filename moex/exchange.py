@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from moex.beyond_moments import exchange_components, exchange_order
 from moex.features import Arguments, FeatureHook, record_features
 from moex.normalisation import check_permutation, exchange_moments, parse_norm
-from moex.points import RECOMMENDED, channels_of, find_channel_dim, points_of
+from moex.points import RECOMMENDED, Channels, channels_of, find_channel_dim, points_of
 
 Exchange = Callable[..., Tensor]
 
@@ -117,9 +117,15 @@ class FeatureExchange(FeatureHook):
         return exchanged
 
     def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
+        return self._exchange_after(self.layer, self._channels, features, perm, asked=self.channel_dim)
+
+    def _exchange_after(
+        self, layer: str, channels: Channels | None, features: Tensor, perm: Tensor, *, asked: int | None = None
+    ) -> Tensor:
+        """What the function makes of the features of this layer, or of another one."""
         if not self._takes_channel_dim:
             return self.function(features, perm)
-        dim = find_channel_dim(features, self._channels, asked=self.channel_dim, layer=self.layer)
+        dim = find_channel_dim(features, channels, asked=asked, layer=layer)
         return self.function(features, perm, channel_dim=dim)
 
     @torch.no_grad()
@@ -148,18 +154,12 @@ class FeatureExchange(FeatureHook):
         self._model = None
         if change >= UNCHANGED:
             return
-        layers = layers_where_it_acts(model, self._exchange_anywhere, *inputs, **named_inputs)
+        layers = layers_where_it_acts(model, self._exchange_after, *inputs, **named_inputs)
         raise ValueError(
             f"the exchange after {self.layer!r} changes the features by {change:.0e} of their norm, and labels would "
             "be mixed all the same: what is exchanged is constant there, as after a LayerNorm; it acts after "
             f"{', '.join(layers) or 'no layer that was tried'}"
         )
-
-    def _exchange_anywhere(self, model: nn.Module, layer: str, features: Tensor, perm: Tensor) -> Tensor:
-        if not self._takes_channel_dim:
-            return self.function(features, perm)
-        dim = find_channel_dim(features, channels_of(model, layer), asked=None, layer=layer)
-        return self.function(features, perm, channel_dim=dim)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_model": None, "_inputs": None}
@@ -236,7 +236,7 @@ def relative_change(before: Tensor, after: Tensor) -> Tensor:
 
 def layers_where_it_acts(
     model: nn.Module,
-    exchange: Callable[[nn.Module, str, Tensor, Tensor], Tensor],
+    exchange: Callable[[str, Channels | None, Tensor, Tensor], Tensor],
     *inputs: Any,
     **named_inputs: Any,
 ) -> list[str]:
@@ -244,7 +244,7 @@ def layers_where_it_acts(
 
     Args:
         model: Any network.
-        exchange: Called with the network, a layer's path, its features and a permutation; returns the new features.
+        exchange: Called with a layer's path, its channels, its features and a permutation; returns the new features.
         inputs: The network's, for two samples or more.
         named_inputs: The network's, by name.
     """
@@ -253,9 +253,8 @@ def layers_where_it_acts(
     acting = []
     for name, features in record_features(model, layers, *inputs, **named_inputs).items():
         try:
-            exchanged = exchange(
-                model, layers[name], features, torch.arange(len(features)).roll(1).to(features.device)
-            )
+            perm = torch.arange(len(features), device=features.device).roll(1)
+            exchanged = exchange(layers[name], channels_of(model, layers[name]), features, perm)
         except ValueError:
             # Features without channels and positions, such as logits.
             continue
