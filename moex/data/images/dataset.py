@@ -1,0 +1,75 @@
+"""What data sets of encoded images have in common: the published crops, and how they are decoded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moex.data.dataset import DataSet, Samples
+from moex.data.images.stream import StreamedImages
+from moex.data.source import Source
+from moex.settings import require
+
+
+@dataclass
+class EncodedImageSet(DataSet):
+    """Images in files, decoded by workers; a subclass says where the files are and reads which.
+
+    Attributes:
+        workers: processes that decode, of each rank; null: one for each core that a rank may use.
+        decode: what workers do: `exact`, decoding, crop and resize, the published bits; `device`, decoding alone,
+            where crop and resize are left to the device and pixels differ in their last bit.
+        on_error: of an image that cannot be read: `fail`, or `skip`.
+        max_unreadable: the share of a split that may be skipped.
+        listings: the folder in which lists of files are kept, so that a second start need not look for them.
+    """
+
+    cutout_size: int = 112
+    workers: int | None = None
+    decode: str = "exact"
+    on_error: str = "fail"
+    max_unreadable: float = 0.001
+    listings: str = "outputs/listings"
+
+    # Published: RandomResizedCrop and a flip; the test image's shorter side, and its central crop.
+    size = 224
+    resize = 256
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`[3, H, W]` of a crop."""
+        return (3, self.size, self.size)
+
+    def source(self, samples: Samples, *, training: bool, device: torch.device, channels_last: bool) -> Source:
+        """See `DataSet`."""
+        return StreamedImages(
+            samples.inputs,
+            samples.labels,
+            size=self.size,
+            resize=self.resize,
+            mean=self.mean,
+            std=self.std,
+            training=training,
+            workers=self.workers,
+            decode=self.decode,
+            on_error=self.on_error,
+            max_unreadable=self.max_unreadable,
+            device=device,
+            channels_last=channels_last,
+        )
+
+    def check(self, key: str) -> None:
+        """Refuses values out of their range; see `moex.settings`."""
+        super().check(key)
+        require(self.workers is None or self.workers >= 0, f"{key}.workers", self.workers, "0 or more, or null")
+        require(self.decode in ("exact", "device"), f"{key}.decode", self.decode, "exact or device")
+        require(self.on_error in ("fail", "skip"), f"{key}.on_error", self.on_error, "fail or skip")
+        share = self.max_unreadable
+        require(0 <= share < 1, f"{key}.max_unreadable", share, "a share of at least 0 and less than 1")
+
+    def recipe(self) -> dict[str, Any]:
+        """What acts on the training: not how many decode, nor what becomes of files that no run has read."""
+        without = ("workers", "max_unreadable", "listings")
+        return {key: value for key, value in super().recipe().items() if key not in without}
