@@ -68,6 +68,14 @@ class DataSet(ABC):
         """K."""
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes by label, such as synsets; None where they are but numbers.
+
+        By them another data set finds its own classes among the outputs of a network that was trained on this one.
+        """
+        return None
+
+    @property
     def channels(self) -> int:
         """The channels of one input, for which a network is made; by default the first number of its shape."""
         return self.shape[0]
