@@ -68,7 +68,7 @@ class DataSet(ABC):
         """K."""
 
     @property
-    def classes(self) -> tuple[str, ...] | None:
+    def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes by label, such as synsets; None where they are but numbers.
 
         By them another data set finds its own classes among the outputs of a network that was trained on this one.

@@ -15,6 +15,7 @@ from rich.table import Table
 from moex import checkpoint, metrics
 from moex.distributed import broadcast, rank
 from moex.engine import predict
+from moex.files import saving, write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 from moex.run.folder import write_metrics
@@ -48,18 +49,16 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
     result = _summary(run, metrics.summarise(logits, labels))
     if rank() > 0:
         return result
-    checkpoint.write_atomically(
-        folder / "predictions.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
-    )
+    write_atomically(folder / "predictions.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
     # A run that was killed after its last checkpoint has not written its last row.
     write_metrics(run)
-    with checkpoint.saving(folder / "figures"):
+    with saving(folder / "figures"):
         # matplotlib takes a second to start, which a run needs at its end alone.
         from moex.reporting.figures import save_run_figures
 
         save_run_figures(folder)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    checkpoint.write_text_atomically(folder / "result.json", text)
+    write_text_atomically(folder / "result.json", text)
     return result
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from moex import checkpoint
 from moex.config import parse, run_folder
 from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
+from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
 from moex.run.build import Run, build_run, choose_device, load_sources
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
@@ -72,7 +73,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 return _tell(str(stopped), code=STOPPED)
             except TimeOver as over:
                 return _tell(str(over), code=0)
-            except checkpoint.SaveError as error:
+            except SaveError as error:
                 # This rank alone knows: as an error it ends the others.
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)
