@@ -1,16 +1,23 @@
 """Test sets beside the training set: scored alone, at the end of a run, and refused before it begins."""
 
+import json
+
 import named_digits
+import numpy as np
 import pytest
 import torch
+from program import run_here
+from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from moex import models
 from moex.engine import predict
 from moex.metrics import summarise
-from moex.run import scoring
+from moex.run import result, scoring
 
 CPU = torch.device("cpu")
+NAMED = {"target": "named_digits.NamedDigits"}
+LABELS = ["named_digits.EvenDigits", "named_digits.OddOnesOut", "named_digits.Parity"]
 
 
 def prepare(dataset, **changes):
@@ -87,3 +94,83 @@ def test_classes_without_names_are_the_outputs_by_their_numbers():
     assert prepare(named_digits.Digits()).outputs is None
     with pytest.raises(ValueError, match="its own 10 classes are but numbers"):
         prepare(named_digits.Digits(), count=7)
+
+
+def test_a_run_scores_its_last_and_its_best_weights(build, reopen, go_on, tmp_path):
+    run = reopen(build(tmp_path, limit_test=None, dataset=NAMED, test_sets=[{"target": label} for label in LABELS]))
+    go_on(run)
+    console = Console(record=True, width=300)
+    finished = result.finish(run, console=console)
+    assert list(run.test_sets) == LABELS
+    assert json.loads((run.folder / "result.json").read_text())["test_sets"] == finished["test_sets"]
+    with np.load(run.folder / "predictions.npz") as arrays:
+        own = {"last": arrays["logits"], "best": arrays["best_logits"]}
+        labels = arrays["labels"]
+    even = labels % 2 == 0
+    for which, logits in own.items():
+        block = finished["test_sets"][LABELS[0]][which]
+        assert block["error"] == np.mean(2 * (4 - logits[even][:, 8::-2].argmax(1)) != labels[even])
+        assert list(finished["test_sets"][LABELS[1]][which]) == ["aupr"]
+    with np.load(run.folder / "test_sets" / f"{LABELS[0]}.npz") as arrays:
+        np.testing.assert_array_equal(arrays["logits"], own["last"][even][:, 8::-2])
+        np.testing.assert_array_equal(arrays["best_logits"], own["best"][even][:, 8::-2])
+    assert not (run.folder / "test_sets" / f"{LABELS[1]}.npz").exists()
+    result.show(finished, run.folder, console)
+    printed = console.export_text()
+    for line in (f"scoring {LABELS[0]}", f"{LABELS[1]}, %", "AUPR", "RMS calibration error, all bins"):
+        assert line in printed
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    options = ("dataset.target=named_digits.NamedDigits", "epochs=1", "limit_train=64", "model=resnet8")
+    return lambda *arguments: run_here(*options, *arguments, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+
+
+MISTAKES = {
+    "files": ("{target: named_digits.EvenDigits, missing: true}", "EvenDigits,missing=True: nowhere is missing"),
+    "inputs": ("cifar10", "cifar10: its inputs are [3, 32, 32], and the network's are [1, 8, 8]"),
+}
+
+
+@pytest.mark.parametrize(("entry", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_before_the_run_creates_anything(tmp_path, here, entry, message):
+    code, printed = here(f"test_sets=[{entry}]")
+    assert code == 1, printed
+    assert printed.startswith("error: test_sets: ")
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_says_what_scores_it_on_another_test_set(tmp_path, here):
+    code, printed = here("test_sets=[{target: named_digits.EvenDigits}]")
+    assert code == 0, printed
+    (path,) = tmp_path.rglob("result.json")
+    before = path.read_bytes()
+    assert list(json.loads(before)["test_sets"]) == LABELS[:1]
+    code, printed = here("test_sets=[{target: named_digits.EvenDigits},digits]")
+    assert code == 0, printed
+    folder = path.parent.relative_to(tmp_path)
+    command = f"python evaluate.py checkpoint={folder} dataset=digits"
+    assert f"not scored at its end: digits; this does it: {command}" in printed
+    assert path.read_bytes() == before
+
+
+def test_a_test_set_that_cannot_be_scored_leaves_the_run_to_be_finished(build, reopen, go_on, tmp_path, monkeypatch):
+    run = reopen(build(tmp_path, dataset=NAMED, test_sets=[{"target": LABELS[0]}]))
+    go_on(run)
+    with monkeypatch.context() as broken:
+        broken.setattr(type(run.test_sets[LABELS[0]].parts["test"]), "batches", unreadable)
+        broken.setattr(result, "_predict", lambda run: (torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)))
+        with pytest.raises(result.ScoringError, match=r"test set .*EvenDigits: a.jpg .*Without it in test_sets"):
+            result.finish(run, console=Console(quiet=True))
+    assert not (run.folder / "result.json").exists()
+    again = reopen(build(tmp_path, dataset=NAMED))
+    go_on(again)
+    assert "test_sets" not in result.finish(again, console=Console(quiet=True))
+
+
+def unreadable(source, requests):
+    raise OSError("a.jpg cannot be read")
+    yield
