@@ -1,17 +1,15 @@
-"""Checkpoints that survive a kill at any moment: written aside, flushed to disk, then renamed."""
+"""A run's checkpoints: which there are, how they are saved, and what is read of a damaged one."""
 
-import contextlib
-import io
-import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
+from moex.files import flush_folder, saving, write_aside, write_atomically
 from moex.settings import require
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -31,39 +29,6 @@ class CheckpointConfig:
             require(span is None or span > 0, f"{key}.{name}", span, "more than 0, or null")
 
 
-class SaveError(OSError):
-    """A file could not be written: the disk is full, a quota is used up, or the file system is read-only."""
-
-
-@contextlib.contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """Names the file, where the system refuses to write it.
-
-    Raises:
-        SaveError: in the place of any `OSError` inside.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise SaveError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that, whatever happens, `path` holds either its old content or the whole new one.
-
-    Raises:
-        SaveError: it holds the old one.
-    """
-    with saving(path):
-        _write_aside(path, write).replace(path)
-        _flush_folder(path.parent)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a text, in UTF-8, as `write_atomically` does."""
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
 def write_last(folder: Path, state: dict[str, Any]) -> None:
     """Saves plain containers and tensors as `last.pt`; the former one becomes `previous.pt`.
 
@@ -73,11 +38,11 @@ def write_last(folder: Path, state: dict[str, Any]) -> None:
     last = folder / LAST
     with saving(last):
         folder.mkdir(parents=True, exist_ok=True)
-        aside = _write_aside(last, lambda file: torch.save(state, file))
+        aside = write_aside(last, lambda file: torch.save(state, file))
         if last.exists():
             last.replace(folder / PREVIOUS)
         aside.replace(last)
-        _flush_folder(folder)
+        flush_folder(folder)
 
 
 def write_best(folder: Path, state: dict[str, Any]) -> None:
@@ -159,30 +124,3 @@ def _write_as(path: Path, state: dict[str, Any]) -> None:
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))
-
-
-def _write_aside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    # Into memory first: where a disk is full, torch.save hides that behind an error about its own archive.
-    content = io.BytesIO()
-    write(content)
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        # A read-only file system refuses this as well.
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    return aside
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from moex.augmentation import Mixing, Plan
-from moex.data import Request, Source
+from moex.data import Outputs, Request, Source
 from moex.distributed import broadcast_buffers, gather_turns, rank, world_size
 from moex.metrics import Scores, score
 from moex.optim import WeightAverage
@@ -224,30 +224,42 @@ def unshared(network: Callable[[Tensor], Tensor]) -> AbstractContextManager[None
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
-def evaluate(model: nn.Module, source: Source, *, batch_size: int, precision: str) -> Scores:
+def evaluate(
+    model: nn.Module, source: Source, *, batch_size: int, precision: str, outputs: Outputs | None = None
+) -> Scores:
     """How well a network predicts a whole set: the scores of its samples, on the CPU and in the set's order.
 
-    Logits stay on the device, a batch at a time. What `predict` says of ranks holds here too.
+    Logits stay on the device, a batch at a time. What `predict` says of ranks and of outputs holds here too.
     """
-    batches = [score(*batch) for batch in _forward_passes(model, source, batch_size=batch_size, precision=precision)]
+    passes = _forward_passes(model, source, batch_size=batch_size, precision=precision, outputs=outputs)
+    batches = [score(*batch) for batch in passes]
     everyone = gather_turns([tuple(part.cpu() for part in scores) for scores in batches])
     return Scores(*(torch.cat(parts) for parts in zip(*everyone, strict=True)))
 
 
-def predict(model: nn.Module, source: Source, *, batch_size: int, precision: str) -> tuple[Tensor, Tensor]:
+def predict(
+    model: nn.Module, source: Source, *, batch_size: int, precision: str, outputs: Outputs | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits, float32 `[N, K]`, and labels, int64 `[N]`, of a whole set, on the CPU and in its order.
 
     It is rank 0's model that predicts. The ranks take whole batches in turns, the same that one process would take,
     so that the logits do not depend on their number.
+
+    Args:
+        model: the network.
+        source: of the set.
+        batch_size: samples of a forward pass.
+        precision: of the network.
+        outputs: which logits stand for the set's classes; the others do not leave the device. None: all of them.
     """
-    batches = list(_forward_passes(model, source, batch_size=batch_size, precision=precision))
+    batches = list(_forward_passes(model, source, batch_size=batch_size, precision=precision, outputs=outputs))
     everyone = gather_turns([(logits.cpu(), labels.cpu()) for logits, labels in batches])
     return torch.cat([logits for logits, _ in everyone]), torch.cat([labels for _, labels in everyone])
 
 
 @torch.inference_mode()
 def _forward_passes(
-    model: nn.Module, source: Source, *, batch_size: int, precision: str
+    model: nn.Module, source: Source, *, batch_size: int, precision: str, outputs: Outputs | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of this rank's batches, on the device."""
     broadcast_buffers(model)
@@ -256,7 +268,7 @@ def _forward_passes(
     for inputs, labels in source.batches(Request(indices, torch.arange(len(indices))) for indices in batches):
         with autocast(inputs.device, precision):
             logits = model(inputs)
-        yield at_least_float32(logits), labels
+        yield at_least_float32(logits if outputs is None else outputs.restrict(logits)), labels
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -1,19 +1,21 @@
 """How good, and how well calibrated, a network's predictions are: pure functions of logits and labels.
 
-Everything here is a fraction in [0, 1] (the loss alone is in nats), computed in float64, whatever the dtype of the
-input. Where logits are too many to be kept, `score` turns each batch of them into three numbers a sample, on the
-device, and `summarise_scores` makes the metrics of these: the same to the last bit as of the logits.
- The confidence of a prediction is its largest softmax probability. No
-result depends, not even in its last bit, on the order of the samples: samples of equal confidence each count
-as correct by the share of correct ones among them, and within a sample equal logits rank by class index.
+Everything here is a fraction in [0, 1], but for the loss, in nats, and the mean corruption error, in units of another
+network's error. It is computed in float64, whatever the dtype of the input. Where logits are too many to be kept,
+`score` turns each batch of them into three numbers a sample, on the device, and `summarise_scores` makes the metrics
+of these: the same to the last bit as of the logits. The confidence of a prediction is its largest softmax
+probability. No result depends, not even in its last bit, on the order of the samples: samples of equal confidence
+each count as correct by the share of correct ones among them, and within a sample equal logits rank by class index.
 
 Source: AURRA and the RMS calibration error are those of Hendrycks, Zhao, Basart, Steinhardt and Song,
 *Natural Adversarial Examples*, CVPR 2021, and of the evaluation tool published with it; the expected
 calibration error is that of Guo, Pleiss, Sun and Weinberger, *On Calibration of Modern Neural Networks*,
-ICML 2017.
+ICML 2017; the mean corruption error that of Hendrycks and Dietterich, *Benchmarking Neural Network Robustness to
+Common Corruptions and Perturbations*, ICLR 2019.
 """
 
 import math
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -189,11 +191,16 @@ def summarise(logits: Array, labels: Array) -> dict[str, float]:
     return summarise_scores(_score_checked(logits, labels))
 
 
-def summarise_scores(scores: Scores) -> dict[str, float]:
-    """Returns what `summarise` does, of scores on any device."""
+def summarise_scores(scores: Scores, *, all_bins: bool = False) -> dict[str, float]:
+    """Returns what `summarise` does, of scores on any device.
+
+    Args:
+        scores: of the predictions.
+        all_bins: Whether to add `rms_calibration_error_all_bins`, where the last bin counts too.
+    """
     loss, rank, _ = (part.cpu().numpy() for part in scores)
     ranked = _sort(scores)
-    return {
+    summary = {
         "error": float(np.mean(rank >= 1)),
         "top5_error": float(np.mean(rank >= 5)),
         "rms_calibration_error": _rms_calibration_error(ranked, bin_size=100, all_bins=False),
@@ -202,6 +209,49 @@ def summarise_scores(scores: Scores) -> dict[str, float]:
         # An exact sum, so that the order of the samples cannot show in it.
         "loss": math.fsum(loss) / len(loss),
     }
+    if all_bins:
+        summary["rms_calibration_error_all_bins"] = _rms_calibration_error(ranked, bin_size=100, all_bins=True)
+    return summary
+
+
+def aupr_out_of_distribution(inside: Array, outside: Array) -> float:
+    """Returns how well low confidence finds samples that are of none of the network's classes.
+
+    The area under the precision recall curve of their detection: they are the positive class, and a sample's score
+    is its confidence, negated. The area is the average precision, in steps, where samples of equal confidence are
+    found together.
+
+    Args:
+        inside: `[N]`, confidences of samples of the network's classes.
+        outside: `[M]`, confidences of the others.
+
+    Raises:
+        ValueError: There is no sample of either kind, or a confidence is no number.
+    """
+    kinds = {"inside": _to_numpy(inside).ravel(), "outside": _to_numpy(outside).ravel()}
+    for kind, values in kinds.items():
+        if not values.size or np.isnan(values).any():
+            raise ValueError(f"the confidences {kind} the distribution must be one or more numbers")
+    confidence = np.concatenate(list(kinds.values()))
+    is_outside = np.arange(len(confidence)) >= kinds["inside"].size
+    # From the least confident on: each group of equal confidence is a step of the curve.
+    _, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
+    found = np.bincount(group, weights=is_outside)
+    precision = found.cumsum() / size.cumsum()
+    return float(np.sum(found * precision) / kinds["outside"].size)
+
+
+def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """Returns the mean, over corruptions, of a network's error in units of a reference network's.
+
+    Both are means over the severities of a corruption: their quotient is the published one of the sums. The result
+    may exceed 1.
+
+    Args:
+        errors: of the network, by corruption; more than those of the reference may be there.
+        reference: of the reference network, by corruption, as published of AlexNet.
+    """
+    return math.fsum(errors[corruption] / error for corruption, error in reference.items()) / len(reference)
 
 
 def score(logits: Tensor, labels: Tensor) -> Scores:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from moex import checkpoint
+from moex.files import SaveError, write_atomically
 
 
 def state(epoch):
@@ -98,7 +99,7 @@ def test_killed_between_any_two_renames(tmp_path, renames, monkeypatch):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatch):
     path = tmp_path / "metrics.csv"
-    checkpoint.write_atomically(path, lambda file: file.write(b"old"))
+    write_atomically(path, lambda file: file.write(b"old"))
     for epoch in (1, 2):
         checkpoint.write_last(tmp_path, state(epoch))
         checkpoint.write_best(tmp_path, state(epoch))
@@ -110,12 +111,12 @@ def test_what_cannot_be_flushed_leaves_the_old_file(tmp_path, number, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full_disk)
     for name, write in {
-        "metrics.csv": lambda: checkpoint.write_atomically(path, lambda file: file.write(b"new")),
+        "metrics.csv": lambda: write_atomically(path, lambda file: file.write(b"new")),
         "last.pt": lambda: checkpoint.write_last(tmp_path, state(3)),
         "best.pt": lambda: checkpoint.write_best(tmp_path, state(3)),
         "epoch0010.pt": lambda: checkpoint.write_epoch(tmp_path, state(3), epoch=10),
     }.items():
-        with pytest.raises(checkpoint.SaveError, match=rf"cannot write .*{name}: {os.strerror(number)}$"):
+        with pytest.raises(SaveError, match=rf"cannot write .*{name}: {os.strerror(number)}$"):
             write()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -133,7 +134,7 @@ def test_a_rename_that_fails_leaves_a_whole_checkpoint(tmp_path, renames, monkey
         return replace(self, target)
 
     monkeypatch.setattr(type(tmp_path), "replace", refused)
-    with pytest.raises(checkpoint.SaveError, match=r"last.pt: Read-only file system"):
+    with pytest.raises(SaveError, match=r"last.pt: Read-only file system"):
         checkpoint.write_last(tmp_path, state(3))
     monkeypatch.undo()
     assert checkpoint.read(checkpoint.present(tmp_path)[0])["epoch"] == 2

@@ -97,6 +97,18 @@ REFUSED = {
         {"checkpoint": {"keep_every_epochs": 0}},
         r"keep_every_epochs is 0: .* more than 0, or null",
     ),
+    "unknown test set": ({"test_sets": ["imagenet_b"]}, r"no data set 'imagenet_b': it must be one of"),
+    "misspelt key of a test set": (
+        {"test_sets": [{"name": "cifar10", "rot": "x"}]},
+        r"unknown key 'test_sets.cifar10.rot': cifar10 has .*test_sets.cifar10.root",
+    ),
+    "wrong value of a test set": (
+        {"test_sets": [{"name": "cifar10", "validation": 2}]},
+        r"test_sets.cifar10,validation=2.0.validation is 2.0: it must be a share",
+    ),
+    "no test sets": ({"test_sets": "cifar10"}, r"test_sets is 'cifar10': it must be a list of data sets"),
+    "a test set without a name": ({"test_sets": [{"root": "x"}]}, r"test_sets is {'root': 'x'}: it must be a list"),
+    "a test set twice": ({"test_sets": ["cifar10", "cifar10"]}, r"test_sets is 'cifar10': it must be there once"),
     "a checkpoint every 0 steps": ({"checkpoint": {"every_steps": 0}}, r"more than 0, or null"),
 }
 
@@ -132,6 +144,7 @@ SAME_FOLDER = [
     {"model": {"options": {"memory_saving": True}}},
     {"logger": {"use": {"tensorboard": {}}, "every_steps": 7}},
     {"checkpoint": {"every_steps": 5, "keep_every_epochs": 10}},
+    {"test_sets": ["digits", {"name": "cifar10", "root": "elsewhere"}]},
     {"epochs": Config.epochs},
 ]
 OTHER_FOLDER = [
@@ -194,3 +207,22 @@ def test_the_folder_is_readable_and_safe():
 def test_known_keys_are_those_of_every_data_set_and_logger():
     keys = known_keys()
     assert {"dataset.root", "dataset.validation", "logger.use.wandb.project", "runtime", "epochs"} <= set(keys)
+
+
+def test_a_test_set_is_as_the_training_set_where_it_is_not_told():
+    """Of what was changed there; its label tells what it was told, and acts."""
+    entries = ["cifar10", {"name": "cifar10", "validation": 0.2}, {"name": "cifar100", "root": "there"}]
+    config = parse({"dataset": {"root": "here", "validation": 0.1, "cutout_size": 7}, "test_sets": entries})
+    assert {label: dataset.root for label, dataset in config.test_sets.items()} == {
+        "cifar10": "here",
+        "cifar10,validation=0.2": "here",
+        "cifar100": "there",
+    }
+    assert [dataset.validation for dataset in config.test_sets.values()] == [None, 0.2, None]
+    assert config.test_sets["cifar100"].cutout_size == 8
+    assert parse(dataclasses.asdict(config)) == config
+
+
+def test_a_test_set_of_somebody_else():
+    config = parse({"test_sets": [{"target": "moex.data.digits.Digits"}]})
+    assert list(config.test_sets) == [config.test_sets["moex.data.digits.Digits"].name]

@@ -377,3 +377,66 @@ def test_a_test_set_is_scored_in_an_instant() -> None:
         metrics.summarise(logits, labels)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.1
+
+
+def test_the_aupr_of_out_of_distribution_detection_equals_scikit_learns() -> None:
+    """With ties within a kind and between both, and where all are tied."""
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    for steps in (1, 3, 20, 10**6):
+        inside = rng.integers(1, steps + 1, 300) ** 0.5 / steps**0.5
+        outside = rng.integers(1, steps + 1, 57) / steps
+        theirs = average_precision_score([0] * 300 + [1] * 57, -np.concatenate([inside, outside]))
+        ours = metrics.aupr_out_of_distribution(torch.from_numpy(inside), outside.tolist())
+        assert ours == pytest.approx(theirs, abs=1e-14)
+        shuffled = metrics.aupr_out_of_distribution(rng.permutation(inside), rng.permutation(outside))
+        assert shuffled == ours, "the order does not matter"
+
+
+def test_the_aupr_of_four_samples_by_hand() -> None:
+    # From the least confident: outside, inside, outside, inside. Precisions at the first and the second: 1/1, 2/3.
+    assert metrics.aupr_out_of_distribution([0.4, 0.9], [0.3, 0.6]) == pytest.approx((1 + 2 / 3) / 2)
+    for inside, outside in (([], [0.5]), ([0.5], []), ([0.5], [float("nan")])):
+        with pytest.raises(ValueError, match="must be one or more numbers"):
+            metrics.aupr_out_of_distribution(inside, outside)
+
+
+def test_the_mean_corruption_error_by_hand() -> None:
+    errors, reference = {"fog": 0.2, "snow": 0.6, "spatter": 0.9}, {"fog": 0.8, "snow": 0.5}
+    assert metrics.mean_corruption_error(errors, reference) == pytest.approx((0.25 + 1.2) / 2)
+
+
+def test_7500_predictions_of_1000_classes_restricted_to_200() -> None:
+    """ImageNet-A's figures, restricted on the device, against a plain script."""
+    from moex.data.outputs import find_outputs
+
+    rng = np.random.default_rng(1)
+    classes = [f"n{index:08}" for index in range(1000)]
+    kept = np.sort(rng.choice(1000, 200, replace=False))
+    labels = np.repeat(np.arange(200), 40)[:7500]
+    logits = rng.normal(size=(7500, 1000)).astype(np.float32) * 2
+    logits[np.arange(7500), kept[labels]] += 3
+
+    restricted = logits.astype(np.float64)[:, kept]
+    probabilities = np.exp(restricted - restricted.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    confidence, correct = probabilities.max(axis=1), restricted.argmax(axis=1) == labels
+    order = np.argsort(confidence)
+    expected = {
+        "error": 1 - correct.mean(),
+        "aurra": np.mean(np.cumsum(correct[order[::-1]]) / np.arange(1, 7501)),
+        "loss": -np.mean(np.log(probabilities[np.arange(7500), labels])),
+    }
+    squares = [
+        (confidence[members].mean() - correct[members].mean()) ** 2 * len(members) / 7500
+        for members in np.split(order, 75)
+    ]
+    expected["rms_calibration_error"] = math.sqrt(sum(squares[:-1]))
+    expected["rms_calibration_error_all_bins"] = math.sqrt(sum(squares))
+
+    outputs = find_outputs([classes[index] for index in kept], classes)
+    scores = metrics.score(outputs.restrict(torch.from_numpy(logits)), torch.from_numpy(labels))
+    measured = metrics.summarise_scores(scores, all_bins=True)
+    assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert measured["error"] < np.mean(logits.argmax(axis=1) != kept[labels]), "of 1,000 it is another"

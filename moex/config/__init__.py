@@ -19,11 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from moex import augmentation, data, loggers
 from moex.config.checks import check
-from moex.config.parts import part
+from moex.config.parts import part, typed
 from moex.config.schema import Config, RuntimeConfig
+from moex.data import DataSet
 from moex.loggers import LoggerConfig
 from moex.optim import OPTIMIZERS, SCHEDULES
-from moex.settings import acting, flatten
+from moex.settings import acting, flatten, require
 
 __all__ = [
     "Config",
@@ -60,7 +61,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
         for key, (registry, default) in _CHOSEN.items()
         if key in values
     }
-    others = {str(key): value for key, value in values.items() if key not in chosen}
+    others = {str(key): value for key, value in values.items() if key not in (*chosen, "test_sets")}
     schema = _schema(others)
     try:
         # A fresh merge: `+a.b=1` extends what Hydra composed, and only the schema itself can refuse it.
@@ -71,6 +72,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     config = dataclasses.replace(config, **chosen)
     # By its path, since a data set of this folder may have been composed before the target was.
     config.dataset.name = config.dataset.target or config.dataset.name
+    config.test_sets = _test_sets(values.get("test_sets", {}), config.dataset)
     check(config)
     config.name = config.name or _readable(config)
     return config
@@ -91,7 +93,7 @@ def known_keys() -> list[str]:
 
 def defaults() -> dict[str, Any]:
     """Every key with its default, but for those of a part whose keys depend on a choice: their files say them."""
-    return {key: value for key, value in dataclasses.asdict(Config()).items() if key not in _CHOSEN}
+    return {key: value for key, value in dataclasses.asdict(Config()).items() if key not in (*_CHOSEN, "test_sets")}
 
 
 def acts_on_training(key: str) -> bool:
@@ -123,6 +125,41 @@ def run_folder(config: Config) -> Path:
     text = json.dumps(recipe(config), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return Path(config.output_root) / f"{_readable(config)}-{digest}" / f"seed{config.seed}"
+
+
+def _test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
+    """The test sets of a list, by their labels; or of a mapping, whose keys are the labels.
+
+    What an entry leaves open is as the training set has it, where that was changed: the root, the size of images.
+    A label is the name, and what acts and differs from that.
+    """
+    allowed = "a list of data sets, each a name, or its keys, such as {name: imagenet_a, root: data}"
+    require(isinstance(entries, list | Mapping), "test_sets", entries, allowed)
+    labelled = entries.items() if isinstance(entries, Mapping) else [(None, entry) for entry in entries]
+    found: dict[str, DataSet] = {}
+    for label, entry in labelled:
+        values = {"name": entry} if isinstance(entry, str) else entry
+        is_named = isinstance(values, Mapping) and (values.get("name") or values.get("target"))
+        require(bool(is_named), "test_sets", entry, allowed)
+        name = values.get("target") or values["name"]
+        schema = data.find(name, target=values.get("target"), key="test_sets.target")
+        usual = _changed(training_set, schema) | {"name": name, "target": values.get("target")}
+        dataset, plain = (
+            typed(settings, schema, key=f"test_sets.{name}", title=name) for settings in (usual | {**values}, usual)
+        )
+        changed = [f"{key}={value}" for key, value in dataset.recipe().items() if value != plain.recipe()[key]]
+        label = label or ",".join([name, *changed])
+        require(label not in found, "test_sets", label, "there once")
+        dataset.name = name
+        found[label] = dataset
+    return found
+
+
+def _changed(training_set: DataSet, schema: type[DataSet]) -> dict[str, Any]:
+    """The settings of a training set that are not its defaults and that another data set has too."""
+    usual, own = type(training_set)(), ("name", "target", "download", "validation", "cutout_size")
+    keys = {item.name for item in dataclasses.fields(schema)}.difference(own)
+    return {key: value for key, value in vars(training_set).items() if key in keys and value != getattr(usual, key)}
 
 
 def _readable(config: Config) -> str:

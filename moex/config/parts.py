@@ -27,11 +27,25 @@ def part(values: Mapping[str, Any], registry: Mapping[str, type[Settings]], *, k
     require(isinstance(values, Mapping), key, values, f"the keys of one of {', '.join(registry)}")
     name = values.get("name", default)
     require(name in registry, f"{key}.name", name, f"one of {', '.join(registry)}")
-    schema = registry[name]
+    return typed(values, registry[name], key=key, title=f"{key}={name}")
+
+
+def typed(values: Mapping[str, Any], schema: type[Settings], *, key: str, title: str) -> Settings:
+    """Settings, typed as those of a class.
+
+    Args:
+        values: what is set; the rest has the class's defaults.
+        schema: the dataclass.
+        key: of the part, for the errors.
+        title: what has the class's keys, likewise.
+
+    Raises:
+        ValueError: the class has no such key, or a value has the wrong type.
+    """
     keys = [f"{key}.{item.name}" for item in dataclasses.fields(schema)]  # type: ignore[arg-type]
     for leaf in values:
         if f"{key}.{leaf}" not in keys:
-            raise ValueError(f"unknown key {f'{key}.{leaf}'!r}: {key}={name} has {', '.join(keys)}")
+            raise ValueError(f"unknown key {f'{key}.{leaf}'!r}: {title} has {', '.join(keys)}")
     try:
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
     except OmegaConfBaseException as error:

@@ -101,9 +101,10 @@ class Config:
         batch_size: samples of a training step, all devices together.
         evaluation_batch_size: samples of a forward pass of an evaluation, one device.
         limit_train: training samples, the first ones; null: all.
-        limit_test: samples of the other splits, the first ones; null: all.
+        limit_test: samples of the other splits, the first ones, and of each test set at most; null: all.
         output_root: where the runs' folders are.
         paper: what is reported of the experiment, with its sources; of the experiment as it stands in its file.
+        test_sets: other data sets, on which the network is scored at the end, by their labels.
     """
 
     name: str = ""
@@ -116,6 +117,7 @@ class Config:
     output_root: str = "outputs"
     paper: list[dict[str, Any]] = field(default_factory=list)
     dataset: DataSet = field(default_factory=lambda: data.find("digits")())
+    test_sets: dict[str, Any] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     augmentation: AugmentationConfig = field(default_factory=augmentation.settings)
     moments: MomentsConfig = field(default_factory=MomentsConfig)

@@ -1,6 +1,7 @@
 """What every data set is: its settings, what is known of it before it is read, and its splits as sources."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -9,7 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from moex.data.outputs import Outputs, find_outputs
 from moex.data.source import ResidentImages, ResidentTensors, Source
+from moex.metrics import Scores, summarise_scores
 from moex.settings import require
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -68,7 +71,7 @@ class DataSet(ABC):
         """K."""
 
     @property
-    def classes(self) -> tuple[str, ...] | None:
+    def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes by label, such as synsets; None where they are but numbers.
 
         By them another data set finds its own classes among the outputs of a network that was trained on this one.
@@ -91,6 +94,50 @@ class DataSet(ABC):
             ValueError: files are missing or damaged.
             OSError: they cannot be read or fetched.
         """
+
+    def read_test(self, *, seed: int) -> dict[str, Samples]:
+        """Reads what a network is scored on, in one part or in several, by their names; by default `test` alone.
+
+        A data set that is scored in several parts overrides it, and one whose training files need not be there.
+
+        Args:
+            seed: splits a set that comes in one piece.
+
+        Raises:
+            ValueError: files are missing or damaged.
+            OSError: they cannot be read or fetched.
+        """
+        return {TEST: self.read(seed=seed)[TEST]}
+
+    def summarise(self, scores: Mapping[str, Scores]) -> dict[str, float]:
+        """The figures of a network on this data set, by their names; fractions, unless a name says otherwise.
+
+        Args:
+            scores: of each part that `read_test` returns.
+        """
+        return summarise_scores(scores[TEST], all_bins=True)
+
+    def outputs(self, network: Sequence[str] | None, *, count: int) -> Outputs | None:
+        """Which outputs of a network stand for the classes of this data set; None where they are the same.
+
+        Args:
+            network: the names of its outputs; None where they are but numbers.
+            count: of its outputs.
+
+        Raises:
+            ValueError: the network lacks classes, or they cannot be told.
+        """
+        if self.class_names is None and count == self.num_classes:
+            return None
+        if self.class_names is None or network is None:
+            unnamed = f"its own {self.num_classes} classes" if self.class_names is None else f"the network's {count}"
+            raise ValueError(f"{unnamed} are but numbers, so which is which of the other cannot be told")
+        return None if tuple(network) == tuple(self.class_names) else self.find_outputs(network)
+
+    def find_outputs(self, network: Sequence[str]) -> Outputs:
+        """Finds the classes of this data set among those of a network; see `moex.data.outputs.find_outputs`."""
+        assert self.class_names is not None
+        return find_outputs(self.class_names, network)
 
     def source(self, samples: Samples, *, training: bool, device: torch.device, channels_last: bool) -> Source:
         """Makes a source of a split; by default tensors that lie on the device as they are.
@@ -187,6 +234,35 @@ def load(
     return {
         name: dataset.source(samples, training=name == TRAIN, device=device, channels_last=channels_last)
         for name, samples in splits.items()
+    }
+
+
+def load_test(
+    dataset: DataSet,
+    *,
+    seed: int,
+    device: torch.device,
+    channels_last: bool = False,
+    limit_test: int | None = None,
+) -> dict[str, Source]:
+    """Reads what a network is scored on and makes a source of each part.
+
+    Args:
+        dataset: with its settings.
+        seed: splits what has to be split.
+        device: where batches are to be.
+        channels_last: the memory format of batches of images.
+        limit_test: how many samples to take of each part at most, the first ones.
+
+    Raises:
+        ValueError: files are missing or damaged.
+        OSError: files cannot be read or fetched.
+    """
+    return {
+        name: dataset.source(
+            samples.select(slice(limit_test)), training=False, device=device, channels_last=channels_last
+        )
+        for name, samples in dataset.read_test(seed=seed).items()
     }
 
 

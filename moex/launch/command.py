@@ -13,7 +13,7 @@ from hydra.errors import HydraException, OverrideParseException
 
 import moex
 from moex import config
-from moex.checkpoint import SaveError
+from moex.files import SaveError
 from moex.launch.manifests import store_manifests
 from moex.launch.signals import Stopped, raise_on_signals
 

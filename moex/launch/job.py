@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moex import config
-from moex.checkpoint import write_text_atomically
+from moex.files import write_text_atomically
 from moex.launch.signals import Stopped, passing_on
 from moex.reporting.sweeps import RECORD, now
 

@@ -18,7 +18,7 @@ import filelock
 import joblib
 from hydra.core.override_parser.types import Override
 
-from moex.checkpoint import saving, write_text_atomically
+from moex.files import saving, write_text_atomically
 from moex.launch.command import LaunchError
 from moex.launch.devices import share_machine
 from moex.launch.job import Job, train, write_record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moex.checkpoint import write_text_atomically
+from moex.files import write_text_atomically
 from moex.loggers.base import LoggerSettings, final_metrics, named_figures
 
 # Seconds that an upload may take at the end of a run; what is left stays in the folder for `wandb sync`.

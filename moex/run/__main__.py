@@ -44,6 +44,10 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
         if result is not None and node_count(config.runtime) == 1:
             console.print(f"{folder} is finished: nothing is left to train", soft_wrap=True)
             show(result, folder, console)
+            if absent := config.test_sets.keys() - result.get("test_sets", {}).keys():
+                labels, name = ", ".join(sorted(absent)), config.test_sets[min(absent)].name
+                how = f"python evaluate.py checkpoint={folder} dataset={name}"
+                console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
             return 0
         processes = layout(config.runtime, visible_gpus=visible_gpus(config))
         check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=config.runtime.accumulation)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from moex.loggers import LoggerConfig
 from moex.optim import WeightAverage
 from moex.points import resolve_layer
 from moex.randomness import Purpose, seed_torch
+from moex.run.scoring import PreparedSet, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Run:
         checkpoints: when to save.
         loggers: where numbers go besides metrics.csv.
         max_minutes: how long a session may train; None: as long as it takes.
+        test_sets: on which the network is scored at the end besides, by their labels.
         sessions: when, by which command, on how many devices and from which commit each session began.
     """
 
@@ -57,6 +60,7 @@ class Run:
     checkpoints: CheckpointConfig
     loggers: LoggerConfig
     max_minutes: float | None
+    test_sets: Mapping[str, PreparedSet] = dataclasses.field(default_factory=dict)
     sessions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
@@ -65,13 +69,20 @@ class Run:
         return TEST if self.validation is None else VALIDATION
 
 
-def build_run(config: Config, sources: dict[str, Source], device: torch.device) -> Run:
+def build_run(
+    config: Config,
+    sources: dict[str, Source],
+    device: torch.device,
+    *,
+    test_sets: Mapping[str, PreparedSet] | None = None,
+) -> Run:
     """The run before its first step: its weights depend on the configuration and the seed alone.
 
     Args:
         config: of the run.
         sources: of its splits, as `load_sources` returns them.
         device: where it trains.
+        test_sets: as `load_test_sets` returns them; None: none.
     """
     seed_torch(config.seed, Purpose.NETWORK)
     memory_format = torch.channels_last if config.runtime.has_channels_last else torch.contiguous_format
@@ -130,6 +141,7 @@ def build_run(config: Config, sources: dict[str, Source], device: torch.device) 
         checkpoints=config.checkpoint,
         loggers=config.logger,
         max_minutes=config.runtime.max_minutes,
+        test_sets=test_sets or {},
     )
 
 
@@ -148,6 +160,30 @@ def load_sources(config: Config, device: torch.device) -> dict[str, Source]:
         limit_train=config.limit_train,
         limit_test=config.limit_test,
     )
+
+
+def load_test_sets(config: Config, device: torch.device) -> dict[str, PreparedSet]:
+    """Looks for the files of every test set, and for its classes among those of the training set; by their labels.
+
+    Raises:
+        ValueError: files are missing or damaged, or the network will lack classes.
+    """
+    prepared = {}
+    for label, dataset in config.test_sets.items():
+        try:
+            prepared[label] = prepare(
+                dataset,
+                classes=config.dataset.class_names,
+                count=config.dataset.num_classes,
+                shape=config.dataset.shape,
+                seed=config.seed,
+                device=device,
+                channels_last=config.runtime.has_channels_last,
+                limit_test=config.limit_test,
+            )
+        except (ValueError, OSError) as error:
+            raise ValueError(f"test_sets: {label}: {error}") from None
+    return prepared
 
 
 def few_samples(source: Source) -> torch.Tensor:

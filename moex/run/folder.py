@@ -16,6 +16,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.distributed import gather, rank, world_size
+from moex.files import write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 
@@ -46,7 +47,7 @@ def claim(folder: Path, config: dict[str, Any]) -> Iterator[None]:
         raise ValueError(f"another process trains in {folder}: wait for it, or choose another seed") from None
     try:
         text = OmegaConf.to_yaml(OmegaConf.create(config))
-        checkpoint.write_text_atomically(folder / "config.yaml", text)
+        write_text_atomically(folder / "config.yaml", text)
         yield
     finally:
         lock.release()
@@ -141,7 +142,7 @@ def write_heartbeat(run: Run) -> None:
     # Nothing is lost with it: a disk that is full is told where it matters.
     with suppress(OSError):
         run.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text_atomically(run.folder / "heartbeat.json", text)
+        write_text_atomically(run.folder / "heartbeat.json", text)
 
 
 def write_metrics(run: Run) -> None:
@@ -149,7 +150,7 @@ def write_metrics(run: Run) -> None:
     import pandas as pd
 
     table = pd.DataFrame(run.state.history)
-    checkpoint.write_atomically(run.folder / "metrics.csv", lambda file: table.to_csv(file, index=False))
+    write_atomically(run.folder / "metrics.csv", lambda file: table.to_csv(file, index=False))
 
 
 def last_checkpoint(folder: Path) -> Path | None:

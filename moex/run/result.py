@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -15,18 +16,26 @@ from rich.table import Table
 from moex import checkpoint, metrics
 from moex.distributed import broadcast, rank
 from moex.engine import predict
+from moex.files import saving, write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 from moex.run.folder import write_metrics
+from moex.run.scoring import Outcome, score_network
 
 LIBRARIES = ("moex", "torch", "torchvision", "numpy", "timm", "scikit-learn")
-REPORTED = {
+TITLES = {
     "error": "error",
     "top5_error": "top-5 error",
     "rms_calibration_error": "RMS calibration error",
+    "rms_calibration_error_all_bins": "RMS calibration error, all bins",
     "aurra": "AURRA",
     "ece": "ECE",
+    "aupr": "AUPR",
 }
+
+
+class ScoringError(Exception):
+    """A test set cannot be scored at the end of a run that is whole without it."""
 
 
 def finish(run: Run, *, console: Console) -> dict[str, Any]:
@@ -41,25 +50,28 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
     state, folder = run.state, run.folder
     logits, labels = _predict(run)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
+    outcomes = {"last": _score_test_sets(run, console)}
     best_weights = broadcast(_read_best(run, console) if rank() == 0 else None)
     if best_weights is not None:
         state.evaluated.load_state_dict(best_weights)
         arrays["best_logits"] = _predict(run)[0].numpy()
-    result = _summary(run, metrics.summarise(logits, labels))
+        is_last = state.best["epoch"] == state.epoch
+        outcomes["best"] = outcomes["last"] if is_last else _score_test_sets(run, console)
+    result = _summary(run, metrics.summarise(logits, labels), outcomes)
     if rank() > 0:
         return result
-    checkpoint.write_atomically(
-        folder / "predictions.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
-    )
+    _write_predictions(folder / "predictions.npz", arrays)
+    for label in run.test_sets:
+        _write_predictions_of_test_set(folder, label, {which: each[label] for which, each in outcomes.items()})
     # A run that was killed after its last checkpoint has not written its last row.
     write_metrics(run)
-    with checkpoint.saving(folder / "figures"):
+    with saving(folder / "figures"):
         # matplotlib takes a second to start, which a run needs at its end alone.
         from moex.reporting.figures import save_run_figures
 
         save_run_figures(folder)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    checkpoint.write_text_atomically(folder / "result.json", text)
+    write_text_atomically(folder / "result.json", text)
     return result
 
 
@@ -69,8 +81,50 @@ def _predict(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def _summary(run: Run, measured: dict[str, float]) -> dict[str, Any]:
-    """The content of `result.json`, with these metrics of the test set after the last epoch."""
+def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
+    """Scores the weights as they are on every test set, by their labels.
+
+    Raises:
+        ScoringError: one cannot be scored.
+    """
+    outcomes = {}
+    for label, prepared in run.test_sets.items():
+        console.print(f"scoring {label}", highlight=False, soft_wrap=True)
+        try:
+            outcomes[label] = score_network(
+                run.state.evaluated,
+                prepared,
+                batch_size=run.evaluation_batch_size,
+                precision=run.training.precision,
+            )
+        except (ValueError, OSError) as error:
+            raise ScoringError(
+                f"test set {label}: {error}. Without it in test_sets, the same command finishes the run"
+            ) from None
+    return outcomes
+
+
+def _write_predictions_of_test_set(folder: Path, label: str, outcomes: dict[str, Outcome]) -> None:
+    """Writes logits and labels of a test set of one part, named as those of the run's own are."""
+    arrays = {
+        {"last": "logits", "best": "best_logits"}[which]: outcome.logits.numpy()
+        for which, outcome in outcomes.items()
+        if outcome.logits is not None
+    }
+    labels = outcomes["last"].labels
+    if labels is not None:
+        path = folder / "test_sets" / f"{label}.npz"
+        with saving(path):
+            path.parent.mkdir(exist_ok=True)
+        _write_predictions(path, arrays | {"labels": labels.numpy()})
+
+
+def _write_predictions(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+
+
+def _summary(run: Run, measured: dict[str, float], outcomes: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
+    """The content of `result.json`: these metrics of the test set after the last epoch, and those of test sets."""
     state, session = run.state, run.sessions[-1]
     rows = {"last": state.history[-1], "best": state.best}
     summary = {
@@ -84,6 +138,10 @@ def _summary(run: Run, measured: dict[str, float]) -> dict[str, Any]:
     if run.validation is not None:
         summary["validation"] = {
             which: {name: row[f"validation_{name}"] for name in measured} for which, row in rows.items()
+        }
+    if run.test_sets:
+        summary["test_sets"] = {
+            label: {which: each[label].figures for which, each in outcomes.items()} for label in run.test_sets
         }
     return summary | {
         "epochs": run.training.epochs,
@@ -106,15 +164,13 @@ def _summary(run: Run, measured: dict[str, float]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
-    """Prints the summary of a finished run: a table in percent, and where its figures are."""
-    table = Table(title=f"{result['name']}, seed {result['seed']}, {result['epochs']} epochs", title_justify="left")
-    table.add_column("test set, %")
-    table.add_column("last epoch", justify="right")
+    """Prints the summary of a finished run: a table in percent for each test set, and where its figures are."""
     chosen = f"best epoch ({result['best']['epoch']:.0f}, chosen on the {result['selected_on']} set)"
-    table.add_column(chosen, justify="right")
-    for name, title in REPORTED.items():
-        table.add_row(title, *(f"{100 * result[which][name]:.2f}" for which in ("last", "best")))
-    console.print(table)
+    title = f"{result['name']}, seed {result['seed']}, {result['epochs']} epochs"
+    own = {which: result[which] for which in ("last", "best")}
+    console.print(_table("test set", own, chosen=chosen, title=title))
+    for label, figures in result.get("test_sets", {}).items():
+        console.print(_table(label, figures, chosen=chosen))
     console.print(
         f"{result['images_per_second']:,.0f} images/s, {result['seconds']:.0f} s on {result['device']}",
         highlight=False,
@@ -122,6 +178,20 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     for path in sorted((folder / "figures").glob("*.png")):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
+
+
+def _table(label: str, figures: dict[str, dict[str, float]], *, chosen: str, title: str | None = None) -> Table:
+    """The figures of one test set, in percent; those of the best weights may be lost."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(f"{label}, %")
+    table.add_column("last epoch", justify="right")
+    table.add_column(chosen, justify="right")
+    shown = [name for name in figures["last"] if name not in ("epoch", "loss")]
+    for name in shown:
+        values = (figures[which][name] if which in figures else None for which in ("last", "best"))
+        cells = ("lost" if value is None else f"{100 * value:.2f}" for value in values)
+        table.add_row(TITLES.get(name, name.replace("_", " ")), *cells)
+    return table
 
 
 def _read_best(run: Run, console: Console) -> dict[str, torch.Tensor] | None:

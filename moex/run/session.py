@@ -11,10 +11,11 @@ from rich.console import Console
 from moex import checkpoint
 from moex.config import parse, run_folder
 from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
+from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
-from moex.run.build import Run, build_run, choose_device, load_sources
+from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
-from moex.run.result import finish, show
+from moex.run.result import ScoringError, finish, show
 from moex.run.training import Stopped, TimeOver, train
 
 
@@ -42,6 +43,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
     with ExitStack() as stack:
         try:
             sources = load_sources(config, device)
+            test_sets = load_test_sets(config, device)
             if rank() == 0:
                 stack.enter_context(claim(folder, dataclasses.asdict(config)))
                 # The process that held it may have finished the run.
@@ -58,7 +60,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
                 console.print(f"training on {layout.world_size} devices of {machines}", soft_wrap=True)
-            run = build_run(config, sources, device)
+            run = build_run(config, sources, device, test_sets=test_sets)
             resume(run, saved, job["command"], console=console)
             try:
                 with _open_loggers(run, console) as loggers:
@@ -66,13 +68,13 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                     result = finish(run, console=console)
                     figures = sorted((folder / "figures").glob("*.png"))
                     loggers.log_result(result, figures=figures, step=run.state.global_step)
-            except NonFiniteError as error:
+            except (NonFiniteError, ScoringError) as error:
                 return _tell(f"error: {error}", code=1)
             except Stopped as stopped:
                 return _tell(str(stopped), code=STOPPED)
             except TimeOver as over:
                 return _tell(str(over), code=0)
-            except checkpoint.SaveError as error:
+            except SaveError as error:
                 # This rank alone knows: as an error it ends the others.
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)

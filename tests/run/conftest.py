@@ -9,7 +9,7 @@ from rich.console import Console
 from moex import checkpoint
 from moex.config import parse
 from moex.loggers import Loggers
-from moex.run.build import build_run, load_sources
+from moex.run.build import build_run, load_sources, load_test_sets
 from moex.run.folder import resume
 from moex.run.training import train
 
@@ -23,7 +23,7 @@ def build():
     def build_short(output_root, **values):
         short = {"output_root": str(output_root), "limit_train": 128, "limit_test": 50, "epochs": 2}
         config = parse(short | values)
-        return build_run(config, load_sources(config, CPU), CPU)
+        return build_run(config, load_sources(config, CPU), CPU, test_sets=load_test_sets(config, CPU))
 
     return build_short
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.engine import predict
+from moex.files import SaveError
 from moex.run.folder import read_result
 from moex.run.result import finish, show
 
@@ -131,7 +132,7 @@ def test_a_full_disk_at_the_end_is_said_and_made_good(trained, reopen, name, mon
 
     metrics = (folder / "metrics.csv").read_bytes()
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(checkpoint.SaveError, match=rf"cannot write .*{name}: No space left on device"):
+    with pytest.raises(SaveError, match=rf"cannot write .*{name}: No space left on device"):
         end(trained)
     monkeypatch.undo()
     assert read_result(folder) is None

@@ -1,0 +1,109 @@
+"""One network on one data set: the end of a training run does it, and an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moex.data import DataSet, Outputs, Source, load_test
+from moex.engine import evaluate, predict
+from moex.metrics import Scores, score
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """A data set, ready to be scored with networks of some classes.
+
+    Attributes:
+        dataset: with its settings.
+        parts: a source of each part, by its name.
+        outputs: which of the networks' outputs stand for its classes; None: they are its classes.
+    """
+
+    dataset: DataSet
+    parts: Mapping[str, Source]
+    outputs: Outputs | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a network on a data set.
+
+    Attributes:
+        figures: by their names, as the data set summarises them.
+        scores: of each part, on the CPU.
+        logits: float32 `[N, K]` on the CPU, of the data set's own classes; None for one of several parts, whose
+            logits are too many to be kept.
+        labels: int64 `[N]` on the CPU, likewise.
+    """
+
+    figures: dict[str, float]
+    scores: dict[str, Scores]
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+
+
+def prepare(
+    dataset: DataSet,
+    *,
+    classes: Sequence[str] | None,
+    count: int,
+    shape: tuple[int, ...],
+    seed: int,
+    device: torch.device,
+    channels_last: bool = False,
+    limit_test: int | None = None,
+) -> PreparedSet:
+    """Looks for the files of a data set, and for its classes among a network's outputs.
+
+    Args:
+        dataset: with its settings.
+        classes: the names of the network's outputs; None where they are but numbers.
+        count: of its outputs.
+        shape: of one of its inputs.
+        seed: splits a set that comes in one piece.
+        device: where batches are to be.
+        channels_last: the memory format of batches of images.
+        limit_test: how many samples to take of each part at most, the first ones.
+
+    Raises:
+        ValueError: files are missing or damaged, the inputs are none for this network, or it lacks classes.
+        OSError: files cannot be read.
+    """
+    if tuple(dataset.shape) != tuple(shape):
+        raise ValueError(f"its inputs are {list(dataset.shape)}, and the network's are {list(shape)}")
+    parts = load_test(dataset, seed=seed, device=device, channels_last=channels_last, limit_test=limit_test)
+    return PreparedSet(dataset, parts, dataset.outputs(classes, count=count))
+
+
+def score_network(model: nn.Module, prepared: PreparedSet, *, batch_size: int, precision: str) -> Outcome:
+    """Scores a network on a data set. All ranks call it, and get the same.
+
+    Logits are restricted on the device to the classes of the data set. Of a set of several parts, only scores are
+    kept, three numbers a sample.
+
+    Args:
+        model: the network.
+        prepared: as `prepare` returns it.
+        batch_size: samples of a forward pass.
+        precision: of the network.
+
+    Raises:
+        ValueError: a logit is not finite.
+    """
+    outputs, parts = prepared.outputs, prepared.parts
+    logits = labels = None
+    if len(parts) == 1:
+        ((name, source),) = parts.items()
+        logits, labels = predict(model, source, batch_size=batch_size, precision=precision, outputs=outputs)
+        scores = {name: score(logits, labels)}
+    else:
+        scores = {
+            name: evaluate(model, source, batch_size=batch_size, precision=precision, outputs=outputs)
+            for name, source in parts.items()
+        }
+    for name, part in scores.items():
+        if bad := int(part.loss.isnan().sum()):
+            raise ValueError(f"{bad} of {len(part.loss)} samples of {name!r} have logits that are not finite")
+    return Outcome(prepared.dataset.summarise(scores), scores, logits, labels)
