@@ -35,6 +35,7 @@ __all__ = [
     "parse",
     "recipe",
     "run_folder",
+    "test_sets",
     "unknown_key",
 ]
 
@@ -72,7 +73,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     config = dataclasses.replace(config, **chosen)
     # By its path, since a data set of this folder may have been composed before the target was.
     config.dataset.name = config.dataset.target or config.dataset.name
-    config.test_sets = _test_sets(values.get("test_sets", {}), config.dataset)
+    config.test_sets = test_sets(values.get("test_sets", {}), config.dataset)
     check(config)
     config.name = config.name or _readable(config)
     return config
@@ -127,7 +128,7 @@ def run_folder(config: Config) -> Path:
     return Path(config.output_root) / f"{_readable(config)}-{digest}" / f"seed{config.seed}"
 
 
-def _test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
+def test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
     """The test sets of a list, by their labels; or of a mapping, whose keys are the labels.
 
     What an entry leaves open is as the training set has it, where that was changed: the root, the size of images.

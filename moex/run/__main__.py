@@ -49,7 +49,7 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
                 how = f"python evaluate.py checkpoint={folder} dataset={name}"
                 console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
             return 0
-        processes = layout(config.runtime, visible_gpus=visible_gpus(config))
+        processes = layout(config.runtime, visible_gpus=visible_gpus(config.runtime))
         check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=config.runtime.accumulation)
         check_network(config)
     except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ from moex import data, models
 from moex.augmentation.mixing import FEW
 from moex.beyond_moments import keep_moments, remove_moments
 from moex.checkpoint import CheckpointConfig
-from moex.config import Config, recipe, run_folder
+from moex.config import Config, RuntimeConfig, recipe, run_folder
 from moex.data import TEST, TRAIN, VALIDATION, Request, Source
 from moex.distributed import local_rank, share_gradients, world_size
 from moex.engine import State, Training
@@ -193,29 +193,28 @@ def few_samples(source: Source) -> torch.Tensor:
     return inputs
 
 
-def visible_gpus(config: Config) -> int:
+def visible_gpus(runtime: RuntimeConfig) -> int:
     """How many GPUs a run may use on this machine; 0 trains on the CPU. Leaves CUDA as it is.
 
     Raises:
         ValueError: CUDA was asked for and is not there.
     """
-    wanted = config.runtime.device
+    wanted = runtime.device
     gpus = 0 if wanted == "cpu" else torch.cuda.device_count()
     if wanted == "cuda" and not gpus:
         raise ValueError("runtime.device is 'cuda' and this machine has no CUDA device: use auto or cpu")
-    if config.runtime.sync_batchnorm and not gpus:
+    if runtime.sync_batchnorm and not gpus:
         raise ValueError("runtime.sync_batchnorm is true: PyTorch has it for GPUs alone, and this run is on the CPU")
     return gpus
 
 
-def choose_device(config: Config) -> torch.device:
+def choose_device(runtime: RuntimeConfig) -> torch.device:
     """The device of this rank, and torch's global switches for it.
 
     Raises:
         ValueError: CUDA was asked for and is not there.
     """
-    runtime = config.runtime
-    device = torch.device("cuda", local_rank()) if visible_gpus(config) else torch.device("cpu")
+    device = torch.device("cuda", local_rank()) if visible_gpus(runtime) else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if runtime.deterministic:
@@ -269,14 +268,19 @@ def check_network(config: Config) -> None:
         mixing.prepare(torch.randn(FEW, *shape))
 
 
-def create_model(config: Config) -> nn.Module:
-    """The network that the configuration names, for the data set that it names."""
+def create_model(config: Config, *, num_classes: int | None = None) -> nn.Module:
+    """The network that the configuration names.
+
+    Args:
+        config: of the run.
+        num_classes: K; by default those of the data set, whose files may tell.
+    """
     for option in ("num_classes", "in_channels"):
         if option in config.model.options:
             raise ValueError(f"model.options.{option} cannot be set: data set {config.dataset.name!r} decides it")
     model = models.create(
         config.model.name,
-        num_classes=config.dataset.num_classes,
+        num_classes=num_classes or config.dataset.num_classes,
         in_channels=config.dataset.channels,
         **config.model.options,
     )
