@@ -172,7 +172,7 @@ MISTAKES = {
     "a sweep without its flag": (["seed=0,1"], r"add --multirun"),
     "not an override": (["epochs"], r"cannot read 'epochs': an override is KEY=VALUE"),
     "an open bracket": (["schedule.milestones=[0.5"], r"cannot read 'schedule.milestones=[0.5'"),
-    "no such option": (["model.options.width=3"], r"use +model.options.width=3"),
+    "no such option": (["model.options.width=3"], r"network 'resnet8' has no option 'width'"),
     "experiment without its plus": (["experiment=digits_moex"], r"use +experiment=digits_moex"),
     "no such network": (["model.name=resnet21"], r"6n+2, such as 20 or 26"),
     "no such point": (["augmentation.moex.layer=stm"], r"did you mean stem"),

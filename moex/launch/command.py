@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 
 import moex
 from moex import config
@@ -17,8 +18,10 @@ from moex.checkpoint import SaveError
 from moex.launch.manifests import store_manifests
 from moex.launch.signals import Stopped, raise_on_signals
 
-# Every key of the schema is there to be overridden, whichever choice a group makes.
-ConfigStore.instance().store("schema", config.defaults())
+# Every key of the schema is there to be overridden, whichever choice a group makes; options are the network's own.
+schema = OmegaConf.create(config.defaults())
+OmegaConf.set_struct(schema.model.options, False)
+ConfigStore.instance().store("schema", schema)
 
 
 class LaunchError(Exception):
