@@ -183,6 +183,10 @@ MISTAKES = {
     "another working folder": (["hydra.job.chdir=true"], r"hydra.job.chdir: every path is seen from where"),
     "no values of a sweep": (["-m", "optimizer.lr=interval(0,1)"], r"a sweep takes lists of values"),
     "batch and devices": (["batch_size=33", "runtime.devices=2"], r"multiple of 2, such as 32 or 34"),
+    "parts and devices": (
+        ["runtime.parts=3", "runtime.devices=2"],
+        r"runtime.parts is 3: it must be a multiple of the 2 devices",
+    ),
     "no devices": (["runtime.devices=0"], r"runtime.devices is 0: it must be 1 or more"),
     "statistics of processors": (["runtime.sync_batchnorm=true"], r"PyTorch has it for GPUs alone"),
     "nodes": (["runtime.nodes=2"], r"each node needs its own runtime.node_rank"),
