@@ -16,13 +16,13 @@ from moex.run.build import build_run, load_sources
 CELLS = [name for name in EXPERIMENTS if name.startswith("cifar")]
 # The network of a cell, and what makes it small; everything else stays the cell's own.
 REDUCED = {
-    "resnet20": ["model.name=resnet8"],
-    "resnet110": ["model.name=resnet8"],
-    "pyramidnet200": ["model.name=pyramidnet11", "model.options.alpha=12"],
-    "wrn28": ["model.name=wrn10", "model.options.width=1"],
-    "densenet_bc100": ["model.name=densenet_bc10", "model.options.growth_rate=4"],
-    "densenet_bc190": ["model.name=densenet_bc10", "model.options.growth_rate=4"],
-    "resnext29": ["model.name=resnext11", "model.options.cardinality=2", "model.options.base_width=4"],
+    "resnet20": {"model.name": "resnet8"},
+    "resnet110": {"model.name": "resnet8"},
+    "pyramidnet200": {"model.name": "pyramidnet11", "model.options.alpha": 12},
+    "wrn28": {"model.name": "wrn10", "model.options.width": 1},
+    "densenet_bc100": {"model.name": "densenet_bc10", "model.options.growth_rate": 4},
+    "densenet_bc190": {"model.name": "densenet_bc10", "model.options.growth_rate": 4},
+    "resnext29": {"model.name": "resnext11", "model.options.cardinality": 2, "model.options.base_width": 4},
 }
 
 
@@ -38,9 +38,11 @@ def read(root, original=CIFAR100.read):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_two_steps(cell, cifar100_root):
+    model = composed(f"+experiment={cell}").model
+    small = {f"model.options.{key}": value for key, value in model.options.items()} | REDUCED[model.name]
     config = composed(
         f"+experiment={cell}",
-        *REDUCED[composed(f"+experiment={cell}").model.name],
+        *(f"{key}={value}" for key, value in small.items()),
         "dataset=cifar100",
         f"dataset.root={cifar100_root}",
         "batch_size=32",

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from moex import augmentation, data, loggers
+from moex import augmentation, data, loggers, models
 from moex.config.checks import check
 from moex.config.parts import part, typed
 from moex.config.schema import Config, RuntimeConfig
@@ -75,6 +75,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     # By its path, since a data set of this folder may have been composed before the target was.
     config.dataset.name = config.dataset.target or config.dataset.name
     config.test_sets = test_sets(values.get("test_sets", {}), config.dataset)
+    config.model.name, config.model.options = models.resolve(config.model.name, config.model.options)
     check(config)
     config.name = config.name or _readable(config)
     return config

@@ -47,11 +47,12 @@ class MomentsConfig:
 class RuntimeConfig(DevicesConfig):
     """How machines are used; together they train a batch.
 
-    `accumulation` is the number of turns in which each device takes its share of the batch. `channels_last` null:
-    where it helps.
+    `accumulation` is the number of turns in which each device takes its share of the batch; in its place, `parts` is
+    that of the shares, on however many devices. `channels_last` null: where it helps.
     """
 
     accumulation: int = 1
+    parts: int | None = None
     sync_batchnorm: bool = False
     max_minutes: float | None = None
     precision: str = "fp32"
@@ -69,12 +70,28 @@ class RuntimeConfig(DevicesConfig):
         """
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
+    def turns(self, world_size: int) -> int:
+        """In how many turns each of so many devices takes its share of a batch.
+
+        Raises:
+            ValueError: the devices cannot share the parts evenly.
+        """
+        if self.parts is None:
+            return self.accumulation
+        fits = self.parts % world_size == 0
+        devices = f"{world_size} device{'s' if world_size > 1 else ''}"
+        require(fits, "runtime.parts", self.parts, f"a multiple of the {devices}; choose runtime.devices, or null")
+        return self.parts // world_size
+
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
         super().check(key)
         precisions = ("fp32", "tf32", "bf16", "fp16")
         require(self.precision in precisions, f"{key}.precision", self.precision, f"one of {', '.join(precisions)}")
         require(self.accumulation >= 1, f"{key}.accumulation", self.accumulation, "1 or more")
+        require(self.parts is None or self.parts >= 1, f"{key}.parts", self.parts, "1 or more, or null")
+        alone = self.parts is None or self.accumulation == 1
+        require(alone, f"{key}.accumulation", self.accumulation, f"1, since {key}.parts is {self.parts}")
         minutes = self.max_minutes
         require(minutes is None or minutes > 0, f"{key}.max_minutes", minutes, "more than 0, or null")
 
@@ -82,6 +99,7 @@ class RuntimeConfig(DevicesConfig):
         """What acts on the training; a run may go on with other devices, and says so."""
         return {
             "accumulation": self.accumulation,
+            "parts": self.parts,
             "sync_batchnorm": self.sync_batchnorm,
             "precision": self.precision,
             "compile": self.compile,

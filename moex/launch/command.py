@@ -20,8 +20,10 @@ from moex.files import SaveError
 from moex.launch.manifests import store_manifests
 from moex.launch.signals import Stopped, raise_on_signals
 
-# Every key of the schema is there to be overridden, whichever choice a group makes.
-ConfigStore.instance().store("schema", config.defaults())
+# Every key of the schema is there to be overridden, whichever choice a group makes; options are the network's own.
+schema = OmegaConf.create(config.defaults())
+OmegaConf.set_struct(schema.model.options, False)
+ConfigStore.instance().store("schema", schema)
 evaluation = OmegaConf.create(dataclasses.asdict(EvaluationConfig()))
 OmegaConf.set_struct(evaluation.dataset, False)
 OmegaConf.set_struct(evaluation.model.options, False)

@@ -50,7 +50,8 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
                 console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
             return 0
         processes = layout(config.runtime, visible_gpus=visible_gpus(config.runtime))
-        check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=config.runtime.accumulation)
+        turns = config.runtime.turns(processes.world_size)
+        check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=turns)
         check_network(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

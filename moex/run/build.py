@@ -122,7 +122,7 @@ def build_run(
         mixing=mixing,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        accumulation=config.runtime.accumulation,
+        accumulation=config.runtime.turns(world_size()),
         precision=config.runtime.precision,
         learning_rate=learning_rate,
         seed=config.seed,

@@ -72,9 +72,15 @@ def resume(run: Run, saved: dict[str, Any] | None, command: str, *, console: Con
         console.print(f"continuing {run.folder} after epoch {state.epoch}, step {state.step}", soft_wrap=True)
         before = sessions[-1]["world_size"]
         if before != world_size():
+            # Of a batch in parts the shares stay, but rank 0 sees more of them, or fewer.
+            others = (
+                "BatchNorm's running statistics"
+                if "runtime.parts" in run.recipe
+                else "partners and BatchNorm's shares"
+            )
             console.print(
-                f"on {world_size()} device{'s' if world_size() > 1 else ''} after {before}: partners and BatchNorm's "
-                "shares are others from here on, so the numbers will not be those of an unbroken run",
+                f"on {world_size()} device{'s' if world_size() > 1 else ''} after {before}: {others} are others from "
+                "here on, so the numbers will not be those of an unbroken run",
                 soft_wrap=True,
             )
     sessions.append({"start": now(), "command": command, "world_size": world_size(), **commit()})
