@@ -23,7 +23,7 @@ def bootstrap_intervals(
     """Returns the interval of each figure: percentiles over resamples, less the bootstrap's estimate of the bias.
 
     Calibration errors grow when samples occur twice, so that percentiles alone may miss the very figure that they
-    are the interval of.
+    are the interval of. No figure is below 0.
 
     Args:
         parts: scores of the samples of each part of a test set, on the CPU; each part is resampled by itself.
@@ -46,7 +46,7 @@ def bootstrap_intervals(
         drawn.append([found[name] for name in figures])
     values = np.array(drawn)
     bias = values.mean(axis=0) - np.array(list(figures.values()))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0) - bias
+    low, high = np.maximum(np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0) - bias, 0)
     return {name: (float(low[k]), float(high[k])) for k, name in enumerate(figures)}
 
 

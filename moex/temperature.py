@@ -23,7 +23,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         labels: int64 `[N]`.
 
     Returns:
-        T, from 0.02 to 50: an end of this range where all predictions are right, or no better than chance.
+        T, from 0.02 to 50: near an end of this range where all predictions are right, or no better than chance.
     """
     from scipy.optimize import minimize_scalar
 

@@ -134,29 +134,29 @@ def run_folder(config: Config) -> Path:
     return Path(config.output_root) / f"{_readable(config)}-{digest}" / f"seed{config.seed}"
 
 
-def test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
+def test_sets(entries: Any, training_set: DataSet, *, key: str = "test_sets") -> dict[str, DataSet]:
     """The test sets of a list, by their labels; or of a mapping, whose keys are the labels.
 
     What an entry leaves open is as the training set has it, where that was changed: the root, the size of images.
     A label is the name, and what acts and differs from that.
     """
     allowed = "a list of data sets, each a name, or its keys, such as {name: imagenet_a, root: data}"
-    require(isinstance(entries, list | Mapping), "test_sets", entries, allowed)
+    require(isinstance(entries, list | Mapping), key, entries, allowed)
     labelled = entries.items() if isinstance(entries, Mapping) else [(None, entry) for entry in entries]
     found: dict[str, DataSet] = {}
     for label, entry in labelled:
         values = {"name": entry} if isinstance(entry, str) else entry
         is_named = isinstance(values, Mapping) and (values.get("name") or values.get("target"))
-        require(bool(is_named), "test_sets", entry, allowed)
+        require(bool(is_named), key, entry, allowed)
         name = values.get("target") or values["name"]
-        schema = data.find(name, target=values.get("target"), key="test_sets.target")
+        schema = data.find(name, target=values.get("target"), key=f"{key}.target")
         usual = _changed(training_set, schema) | {"name": name, "target": values.get("target")}
         dataset, plain = (
-            typed(settings, schema, key=f"test_sets.{name}", title=name) for settings in (usual | {**values}, usual)
+            typed(settings, schema, key=f"{key}.{name}", title=name) for settings in (usual | {**values}, usual)
         )
-        changed = [f"{key}={value}" for key, value in dataset.recipe().items() if value != plain.recipe()[key]]
+        changed = [f"{own}={value}" for own, value in dataset.recipe().items() if value != plain.recipe()[own]]
         label = label or ",".join([name, *changed])
-        require(label not in found, "test_sets", label, "there once")
+        require(label not in found, key, label, "there once")
         dataset.name = name
         found[label] = dataset
     return found

@@ -72,7 +72,9 @@ def parse_evaluation(composed: DictConfig | dict[str, Any]) -> EvaluationConfig:
 
 def unknown_evaluation_key(key: str) -> str:
     """The message for a key that an evaluation lacks."""
-    return f"unknown key {key!r}: the keys are {', '.join(item.name for item in dataclasses.fields(EvaluationConfig))}"
+    return (
+        f"unknown key {key!r}: the keys are {', '.join(item.name for item in dataclasses.fields(EvaluationConfig))}"
+    )
 
 
 def _listed(value: Any) -> list[str]:

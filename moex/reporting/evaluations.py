@@ -24,6 +24,8 @@ COLUMNS = {
     "mean_corruption_error": "mCE, %",
     "mean_error": "mean error, %",
 }
+# Up to so many results are printed as columns.
+FEW = 3
 LOW, HIGH = " from", " to"
 
 
@@ -67,8 +69,12 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def show_table(results: Sequence[Result], console: Console) -> None:
-    """Prints the table of some results."""
-    print_table(as_text(tabulate_evaluations(results)), console)
+    """Prints the table of some results; of a few, a column for each, which fits a narrow screen."""
+    text = as_text(tabulate_evaluations(results))
+    if len(text) <= FEW:
+        text = text.T.reset_index()
+        text.columns = pd.Index(["", *map(str, range(1, text.shape[1]))])
+    print_table(text, console, left=("", "network", "data set"))
 
 
 def save_table(results: Sequence[Result], path: Path) -> None:

@@ -58,9 +58,7 @@ def load(folder: str | Path, *, weights: str = "last") -> nn.Module:
     return find_candidate(str(folder), which=weights, model=ModelConfig(name="")).model
 
 
-def find_candidate(
-    checkpoint: str, *, which: str, model: ModelConfig, dataset: DataSet | None = None
-) -> Candidate:
+def find_candidate(checkpoint: str, *, which: str, model: ModelConfig, dataset: DataSet | None = None) -> Candidate:
     """Finds a trained network.
 
     Args:
@@ -106,7 +104,9 @@ def _of_run(folder: Path, path: Path) -> Candidate:
 def _of_file(path: Path, model: ModelConfig, dataset: DataSet | None) -> Candidate:
     weights = read_weights(path)
     if not model.name:
-        raise ValueError(f"{path} does not say which network it is of: add model=NAME, or model.name=torchvision:NAME")
+        raise ValueError(
+            f"{path} does not say which network it is of: add model=NAME, or model.name=torchvision:NAME"
+        )
     count = _count_outputs(weights)
     is_imagenet = count == len(synsets())
     if is_imagenet or dataset is None:

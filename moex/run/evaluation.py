@@ -93,13 +93,13 @@ def _score_networks(config: EvaluationConfig, device: torch.device, console: Con
     runtime = RuntimeConfig(precision=config.precision)
     memory_format = torch.channels_last if runtime.has_channels_last else torch.contiguous_format
     named = _chosen_data_set(config.dataset)
+    prepared = []
+    # What is not there is told before anything is scored.
     for checkpoint in config.checkpoint:
         candidate = find_candidate(checkpoint, which=config.weights, model=config.model, dataset=named)
-        model = candidate.model.to(device).to(memory_format=memory_format)
         for label, dataset in _data_sets(config, candidate.dataset).items():
-            console.print(f"scoring {candidate.name} on {label}", highlight=False, soft_wrap=True)
             try:
-                prepared = prepare(
+                parts = prepare(
                     dataset,
                     classes=candidate.classes,
                     count=candidate.count,
@@ -109,10 +109,17 @@ def _score_networks(config: EvaluationConfig, device: torch.device, console: Con
                     channels_last=runtime.has_channels_last,
                     limit_test=config.limit,
                 )
-                outcome = score_network(model, prepared, batch_size=config.batch_size, precision=config.precision)
             except ValueError as error:
                 raise ValueError(f"{candidate.name} on {label}: {error}") from None
-            yield Scored(candidate.name, label, outcome, dataset.summarise, _origin(candidate, dataset))
+            prepared.append((candidate, label, parts))
+    for candidate, label, parts in prepared:
+        console.print(f"scoring {candidate.name} on {label}", highlight=False, soft_wrap=True)
+        model = candidate.model.to(device).to(memory_format=memory_format)
+        try:
+            outcome = score_network(model, parts, batch_size=config.batch_size, precision=config.precision)
+        except ValueError as error:
+            raise ValueError(f"{candidate.name} on {label}: {error}") from None
+        yield Scored(candidate.name, label, outcome, parts.dataset.summarise, _origin(candidate, parts.dataset))
 
 
 def _score_predictions(config: EvaluationConfig) -> Iterator[Scored]:
@@ -156,8 +163,9 @@ def read_predictions(path: Path, *, best: bool = False) -> tuple[Tensor, Tensor]
     except FileNotFoundError:
         raise ValueError(f"there is no file of predictions {path}") from None
     except (KeyError, OSError, ValueError, EOFError, BadZipFile, TypeError, AttributeError) as error:
+        reason = f" (it lacks {error})" if isinstance(error, KeyError) else ""
         raise ValueError(
-            f"{path} must be an .npz file with the arrays {' and '.join(wanted.values())} ({error})"
+            f"{path} must be an .npz file with the arrays {' and '.join(wanted.values())}{reason}"
         ) from None
     logits, labels = torch.from_numpy(arrays["logits"]), torch.from_numpy(arrays["labels"])
     return logits, labels if labels.is_floating_point() else labels.long()
@@ -167,7 +175,7 @@ def _chosen_data_set(values: Mapping[str, Any]) -> DataSet | None:
     """The data set that is named, with its keys; None where none is."""
     if not values.get("name"):
         return None
-    return next(iter(test_sets([{**values}], data.find("digits")()).values()))
+    return next(iter(test_sets([{**values}], data.find("digits")(), key="dataset").values()))
 
 
 def _data_sets(config: EvaluationConfig, own: DataSet) -> dict[str, DataSet]:
@@ -200,9 +208,7 @@ def _result(one: Scored, config: EvaluationConfig, device: torch.device, command
     outcome = one.outcome
     intervals = {}
     if config.resamples:
-        intervals = bootstrap_intervals(
-            outcome.scores, one.summarise, resamples=config.resamples, seed=config.seed
-        )
+        intervals = bootstrap_intervals(outcome.scores, one.summarise, resamples=config.resamples, seed=config.seed)
     result: dict[str, Any] = {
         "name": one.name,
         "label": one.label,
@@ -212,7 +218,9 @@ def _result(one: Scored, config: EvaluationConfig, device: torch.device, command
     }
     if config.temperature is not None:
         result["temperature"] = _with_temperature(one, config.temperature, seed=config.seed)
-    settings = {key: value for key, value in vars(config).items() if key not in ("checkpoint", "predictions", "model")}
+    settings = {
+        key: value for key, value in vars(config).items() if key not in ("checkpoint", "predictions", "model")
+    }
     return (
         result
         | one.origin
@@ -259,9 +267,7 @@ def _save(result: dict[str, Any], outcome: Outcome, folder: Path) -> None:
             "logits": outcome.logits.float().numpy(),
             "labels": outcome.labels.numpy(),
         }
-        write_atomically(
-            folder / PREDICTIONS, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
-        )
+        write_atomically(folder / PREDICTIONS, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
         with saving(folder / FIGURES):
             reliability_diagram(outcome.logits, outcome.labels).savefig(folder / FIGURES / RELIABILITY)
             response_rate_curve(outcome.logits, outcome.labels).savefig(folder / FIGURES / RESPONSE_RATE)

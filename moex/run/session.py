@@ -45,9 +45,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             sources = load_sources(config, device)
             test_sets = load_test_sets(config, device)
             if rank() == 0:
-                stack.enter_context(
-                    claim(folder, dataclasses.asdict(config), classes=config.dataset.class_names)
-                )
+                stack.enter_context(claim(folder, dataclasses.asdict(config), classes=config.dataset.class_names))
                 # The process that held it may have finished the run.
                 result = read_result(folder)
                 saved = checkpoint.load(folder / "checkpoints", report=console.print)
