@@ -34,9 +34,9 @@ __all__ = [
     "defaults",
     "known_keys",
     "parse",
+    "parse_test_sets",
     "recipe",
     "run_folder",
-    "test_sets",
     "unknown_key",
 ]
 
@@ -74,7 +74,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     config = dataclasses.replace(config, **chosen)
     # By its path, since a data set of this folder may have been composed before the target was.
     config.dataset.name = config.dataset.target or config.dataset.name
-    config.test_sets = test_sets(values.get("test_sets", {}), config.dataset)
+    config.test_sets = parse_test_sets(values.get("test_sets", {}), config.dataset)
     config.model.name, config.model.options = models.resolve(config.model.name, config.model.options)
     check(config)
     config.name = config.name or _readable(config)
@@ -134,7 +134,7 @@ def run_folder(config: Config) -> Path:
     return Path(config.output_root) / f"{_readable(config)}-{digest}" / f"seed{config.seed}"
 
 
-def test_sets(entries: Any, training_set: DataSet, *, key: str = "test_sets") -> dict[str, DataSet]:
+def parse_test_sets(entries: Any, training_set: DataSet, *, key: str = "test_sets") -> dict[str, DataSet]:
     """The test sets of a list, by their labels; or of a mapping, whose keys are the labels.
 
     What an entry leaves open is as the training set has it, where that was changed: the root, the size of images.

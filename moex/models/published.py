@@ -55,7 +55,7 @@ def _torchvision(name: str) -> Published:
     known = entries.__members__
     if (tag and tag not in known) or not known:
         raise ValueError(f"torchvision:{network} has no weights {tag!r}: they are {', '.join(known) or 'none'}")
-    entry = known[tag] if tag else entries.DEFAULT  # type: ignore[attr-defined]
+    entry = known[tag] if tag else entries.DEFAULT
     preset = entry.transforms()
     crops = {
         "size": preset.crop_size[0],
@@ -73,7 +73,7 @@ def _torchvision(name: str) -> Published:
 
 def _timm(name: str) -> Published:
     import timm
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     require_known(name, [*timm.list_models(), *timm.list_models(pretrained=True)], "timm")
     try:
@@ -82,7 +82,7 @@ def _timm(name: str) -> Published:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(f"timm:{name} could not be fetched ({reason})") from None
-    data = resolve_model_data_config(model)
+    data = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     crops = {
         "size": data["input_size"][-1],
         "resize": int(data["input_size"][-1] / data["crop_pct"]),

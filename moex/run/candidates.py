@@ -62,7 +62,7 @@ def find_candidate(checkpoint: str, *, which: str, model: ModelConfig, dataset: 
     """Finds a trained network.
 
     Args:
-        checkpoint: a run's folder, a file of weights, in such a folder or not, or a name that `fetch_published` takes.
+        checkpoint: a run's folder, a file of weights there or elsewhere, or a name that `fetch_published` takes.
         which: of a run's weights, `last` or `best`.
         model: the network of a file outside a run's folder.
         dataset: on which such a file's network was trained, where it has not ImageNet's 1,000 outputs.
@@ -166,5 +166,5 @@ def _digest(weights: dict[str, Tensor]) -> str:
     checksum = hashlib.sha256()
     for name, value in sorted(weights.items()):
         checksum.update(name.encode())
-        checksum.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
+        checksum.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return checksum.hexdigest()[:8]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moex import data
 from moex.bootstrap import bootstrap_intervals
-from moex.config import RuntimeConfig, test_sets
+from moex.config import RuntimeConfig, parse_test_sets
 from moex.config.evaluation import EvaluationConfig
 from moex.data import TEST, DataSet
 from moex.data.images.synsets import synsets
@@ -175,19 +175,19 @@ def _chosen_data_set(values: Mapping[str, Any]) -> DataSet | None:
     """The data set that is named, with its keys; None where none is."""
     if not values.get("name"):
         return None
-    return next(iter(test_sets([{**values}], data.find("digits")(), key="dataset").values()))
+    return next(iter(parse_test_sets([{**values}], data.find("digits")(), key="dataset").values()))
 
 
 def _data_sets(config: EvaluationConfig, own: DataSet) -> dict[str, DataSet]:
     """The data sets of an evaluation by their labels; settings that are not given are those of the network's own."""
     chosen: list[Any] = []
     if config.dataset.get("name"):
-        usual = type(_chosen_data_set({"name": config.dataset["name"], "target": config.dataset.get("target")}))()
+        usual = data.find(config.dataset["name"], target=config.dataset.get("target"))()
         chosen = [{key: value for key, value in config.dataset.items() if _is_set(usual, key, value)}]
     elif config.dataset or not config.test_sets:
         acting = {item.name: getattr(own, item.name) for item in dataclasses.fields(own)}
         chosen = [acting | config.dataset]
-    return test_sets([*chosen, *config.test_sets], own)
+    return parse_test_sets([*chosen, *config.test_sets], own)
 
 
 def _is_set(usual: DataSet, key: str, value: object) -> bool:
