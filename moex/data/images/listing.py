@@ -113,7 +113,7 @@ def _look(path: Path, look: Callable[[Watch], Arrays]) -> Arrays:
 def _read(path: Path) -> Arrays | None:
     """What is kept, unless what it watched has changed."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         states, watched = arrays.pop("states"), Names.restore(arrays, "watched")
         if states.tolist() != [list(_state(place)) for place in watched]:
