@@ -74,7 +74,8 @@ def remember(folder: Path, key: str, look: Callable[[Watch], Arrays]) -> Arrays:
     """What a look finds; what an earlier one found, where nothing that it watched has changed since.
 
     A folder's size and time of change tell whether names came or went. What cannot be kept or is damaged is looked
-    for again, and nobody hears of it. Of several processes that want the same, one looks and the others wait.
+    for again, and nobody hears of it; so is what watched nothing. Of several processes that want the same, one looks
+    and the others wait.
 
     Args:
         folder: where lists are kept, each in a file of its own.
@@ -103,7 +104,7 @@ def _look(path: Path, look: Callable[[Watch], Arrays]) -> Arrays:
     start = time.time()
     found = look(watch)
     changed = np.array(states, dtype=np.int64).reshape(-1, 2)
-    if changed[:, 1].max(initial=0) < (start - TICK) * 1e9:
+    if watched and changed[:, 1].max() < (start - TICK) * 1e9:
         kept = {**found, **Names.of(watched).arrays("watched"), "states": changed}
         with contextlib.suppress(OSError):
             write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **kept))
@@ -113,7 +114,7 @@ def _look(path: Path, look: Callable[[Watch], Arrays]) -> Arrays:
 def _read(path: Path) -> Arrays | None:
     """What is kept, unless what it watched has changed."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         states, watched = arrays.pop("states"), Names.restore(arrays, "watched")
         if states.tolist() != [list(_state(place)) for place in watched]:
