@@ -16,6 +16,7 @@ DATA_SETS = {
     "cifar10": {"train": 50_000, "test": 10_000},
     "cifar100": {"train": 50_000, "test": 10_000},
     "digits": {"train": 1257, "test": 540},
+    "imagenet": {"train": 1_281_167, "test": 50_000},
 }
 HERE = {"digits": None, "cifar100": "cifar100_root"}  # And the fixture that says where.
 
