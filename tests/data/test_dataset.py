@@ -18,6 +18,8 @@ DATA_SETS = {
     "digits": {"train": 1257, "test": 540},
     "image_folder": {},
     "imagenet": {"train": 1_281_167, "test": 50_000},
+    "imagenet32": {"train": 1_281_167, "test": 50_000},
+    "imagenet64": {"train": 1_281_167, "test": 50_000},
 }
 HERE = {"digits": None, "cifar100": "cifar100_root"}  # And the fixture that says where.
 
