@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from pictures import age, photographs, write_folders, write_shards, write_tar
+from layouts import age, photographs, write_folders, write_shards, write_tar
 from timm.data import ImageNetInfo
 
 from moex import data

@@ -5,7 +5,7 @@ import pickle
 import datasets
 import numpy as np
 import pytest
-from pictures import photographs, write_folders
+from layouts import photographs, write_folders
 
 from moex.data.images.folder import read_folder
 from moex.data.images.huggingface import open_dataset, read_huggingface
