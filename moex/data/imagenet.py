@@ -53,7 +53,8 @@ class ImageNet(EncodedImageSet):
             return next(filter(None, (class_folders(root / name) for name in ALL)), synsets())
         if layout == "shards":
             archives = tuple(sorted(path.stem for path in find_shards(root, "tar", *ALL)))
-            return archives if set(archives) <= set(synsets()) else synsets()
+            # One for each class; others say nothing before they are read.
+            return archives if archives and set(archives) <= set(synsets()) else synsets()
         return synsets()
 
     @property
@@ -110,7 +111,11 @@ class ImageNet(EncodedImageSet):
         classes = self.class_names
         if self.classes is None and (others := sorted(set(found.classes) - set(classes))):
             raise ValueError(f"{found.where} has {len(others)} classes that the training set lacks: {first(others)}")
-        return found.of(classes)
+        try:
+            return found.of(classes)
+        except ValueError as error:
+            hint = "; dataset.classes chooses some of them" if self.classes is None else ""
+            raise ValueError(f"{error}{hint}") from None
 
     def _read_folder(self, root: Path, split: str) -> LabelledFiles:
         folder = next((path for name in NAMES[split] if (path := root / name).is_dir()), root / NAMES[split][0])

@@ -12,11 +12,13 @@ from moex.data.imagenet_c import ALEXNET
 from moex.registry import find_classes
 
 CPU = torch.device("cpu")
-# A row for each data set: the sizes of its splits.
+# A row for each data set: the sizes of its splits; of one's own pictures they are one's own.
 DATA_SETS = {
     "cifar10": {"train": 50_000, "test": 10_000},
     "cifar100": {"train": 50_000, "test": 10_000},
     "digits": {"train": 1257, "test": 540},
+    "image_folder": {},
+    "imagenet": {"train": 1_281_167, "test": 50_000},
     "imagenet_a": {"test": 7_500},
     "imagenet_c": {f"{corruption}-{severity}": 50_000 for corruption in ALEXNET for severity in range(1, 6)},
     "imagenet_o": {"in": 10_000, "out": 2_000},
@@ -24,6 +26,8 @@ DATA_SETS = {
     "imagenet_sketch": {"test": 50_889},
     "imagenet_v2": {"test": 10_000},
     "objectnet": {"test": 18_574},
+    "imagenet32": {"train": 1_281_167, "test": 50_000},
+    "imagenet64": {"train": 1_281_167, "test": 50_000},
 }
 HERE = {"digits": None, "cifar100": "cifar100_root"}  # And the fixture that says where.
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from pictures import jpeg, photographs, write_folders
+from layouts import jpeg, photographs, write_folders
 from program import run_here
 
 from moex import data

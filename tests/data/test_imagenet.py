@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from pictures import age, photographs, write_folders, write_shards, write_tar
+from layouts import age, photographs, write_folders, write_shards, write_tar
 from timm.data import ImageNetInfo
 
 from moex import data
@@ -182,7 +182,7 @@ def test_folders_that_are_none_of_its_classes(tmp_path, images):
 def test_splits_of_different_classes(tmp_path, images):
     root = write_folders(tmp_path / "root", images)
     write_folders(root, {"train": [("n02119789", "1.JPEG", b"1")]})
-    with pytest.raises(ValueError, match=r"root/val lacks 1 of 11 classes: n02119789$"):
+    with pytest.raises(ValueError, match=r"root/val lacks 1 of 11 classes: n02119789; dataset.classes chooses some"):
         dataset(root).read(seed=0)
     write_folders(root, {"val": [("n02119789", "1.JPEG", b"1"), ("n02119790", "1.JPEG", b"1")]})
     write_folders(root, {"val": [("n02123045", "1.JPEG", b"1")]})

@@ -7,7 +7,7 @@ import pickle
 import tarfile
 
 import pytest
-from pictures import age, jpeg, photographs, write_folders, write_shards, write_tar
+from layouts import age, jpeg, photographs, write_folders, write_shards, write_tar
 
 from moex.data.images.archive import check_complete, read_archives
 from moex.data.images.folder import read_folder

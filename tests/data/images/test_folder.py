@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pictures import age, jpeg, photographs, write_folders
+from layouts import age, jpeg, photographs, write_folders
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 

@@ -1,9 +1,11 @@
 """Images in Hugging Face datasets, saved by the library itself."""
 
+import pickle
+
 import datasets
 import numpy as np
 import pytest
-from pictures import photographs, write_folders
+from layouts import photographs, write_folders
 
 from moex.data.images.folder import read_folder
 from moex.data.images.huggingface import open_dataset, read_huggingface
@@ -75,7 +77,11 @@ LABELS = {
 def test_a_saved_dataset_is_what_folders_are(tmp_path, images, expected, options):
     root = save(tmp_path / "saved", train=table(images["train"], **options))
     columns = {key: options[key] for key in ("image", "label") if key in options}
-    assert pairs(read(root, **columns)) == expected
+    found = read(root, **columns)
+    assert pairs(found) == expected
+    # As a worker gets it.
+    again = pickle.loads(pickle.dumps(found.files))
+    assert [again.read(i) for i in range(len(again))] == [content for _, content in expected]
 
 
 def test_parquet_files_are_what_folders_are(tmp_path, images, expected):
