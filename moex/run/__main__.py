@@ -69,7 +69,9 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
 
 
 def _exit_with_the_parent() -> None:
-    sys.stdin.read()
+    # Not through sys.stdin, whose lock would be held in every process that is forked meanwhile.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     # The parent is gone; what was being written aside stays aside, and the next run resumes.
     os._exit(1)
 
