@@ -6,7 +6,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from moex.config import Config, known_keys, parse, recipe, run_folder
+from moex.config import Config, acts_on_training, known_keys, parse, recipe, run_folder
 
 REFUSED = {
     "misspelt key": ({"epoch": 3}, r"unknown key 'epoch'.*epochs"),
@@ -181,6 +181,19 @@ def test_the_recipe_holds_what_a_part_says():
 
     config.optimizer = LearningRateAlone(lr=0.5, momentum=0.8)
     assert recipe(config) == {"optimizer.lr": 0.5}
+
+
+def test_where_and_how_images_lie_acts_on_no_run():
+    """Of a data set's keys, those that no data set counts as acting; unknown ones may be of somebody else's."""
+    for key in ("root", "download", "cutout_size", "workers", "listings", "format", "hub", "image_column"):
+        assert not acts_on_training(f"dataset.{key}")
+    for key in ("name", "target", "validation", "classes", "test_share", "noise"):
+        assert acts_on_training(f"dataset.{key}")
+    imagenet = parse({"dataset": {"name": "imagenet"}})
+    others = {"format": "shards", "hub": None, "listings": "x", "workers": 7, "root": "elsewhere"}
+    assert run_folder(parse({"dataset": {"name": "imagenet", **others}})) == run_folder(imagenet)
+    some = parse({"dataset": {"name": "imagenet", "classes": "imagenet_a"}})
+    assert recipe(some) == recipe(imagenet) | {"dataset.classes": "imagenet_a"}
 
 
 def test_channels_last_where_it_helps():

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,8 +101,12 @@ def acts_on_training(key: str) -> bool:
     """Whether a key, or a group, may change a run's recipe."""
     whole = Config()
     part, _, rest = key.partition(".")
-    if part not in whole.recipe() or key in ("dataset.root", "dataset.download", "model.options.memory_saving"):
+    if part not in whole.recipe() or key == "model.options.memory_saving":
         return False
+    if part == "dataset" and rest not in ("", "target"):
+        known = [data.find(name)(root=os.devnull) for name in data.names()]
+        having = [settings for settings in known if rest in dataclasses.asdict(settings)]
+        return not having or any(rest in settings.recipe() for settings in having)
     return part != "runtime" or not rest or rest in whole.runtime.recipe()
 
 
@@ -114,8 +119,8 @@ def recipe(config: Config) -> dict[str, Any]:
     """
     usual = _schema({})
     default = flatten(dataclasses.asdict(usual)) | acting(usual)
-    # Those of a data set are its own, but for what says which one it is.
-    own = type(config.dataset)()
+    # Those of a data set are its own, but for what says which one it is; what lies in its root is no default.
+    own = type(config.dataset)(root=os.devnull)
     default |= {f"dataset.{key}": value for key, value in acting(own).items() if key not in ("name", "target")}
     return {key: value for key, value in sorted(acting(config).items()) if value != default.get(key)}
 

@@ -150,6 +150,10 @@ class DataSet(ABC):
         """
         return ResidentTensors(samples.inputs, samples.labels, device=device, channels_last=channels_last)
 
+    def take(self, samples: Samples, count: int) -> Samples:
+        """The samples that a limit leaves of a split, so many: by default the first."""
+        return samples.select(slice(count))
+
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
         share = self.validation
@@ -207,7 +211,7 @@ def load(
         seed: splits what has to be split.
         device: where batches are to be.
         channels_last: the memory format of batches of images.
-        limit_train: how many training samples to take, the first ones, of which `validation` takes its share.
+        limit_train: how many training samples to take, of which `validation` takes its share; see `DataSet.take`.
         limit_test: how many samples to take of each other split.
 
     Returns:
@@ -252,17 +256,18 @@ def load_test(
         seed: splits what has to be split.
         device: where batches are to be.
         channels_last: the memory format of batches of images.
-        limit_test: how many samples to take of each part at most, the first ones.
+        limit_test: how many samples to take of each part at most; see `DataSet.take`.
 
     Raises:
         ValueError: files are missing or damaged.
         OSError: files cannot be read or fetched.
     """
+    parts = dataset.read_test(seed=seed)
+    if limit_test is not None:
+        parts = {name: dataset.take(samples, min(limit_test, len(samples.labels))) for name, samples in parts.items()}
     return {
-        name: dataset.source(
-            samples.select(slice(limit_test)), training=False, device=device, channels_last=channels_last
-        )
-        for name, samples in dataset.read_test(seed=seed).items()
+        name: dataset.source(samples, training=False, device=device, channels_last=channels_last)
+        for name, samples in parts.items()
     }
 
 
@@ -280,9 +285,11 @@ def split_by_class(labels: npt.ArrayLike, share: float, *, seed: int) -> tuple[n
 
 
 def _limit(samples: Samples, dataset: DataSet, key: str, count: int | None) -> Samples:
-    if count is not None and count > len(samples.labels):
+    if count is None:
+        return samples
+    if count > len(samples.labels):
         raise ValueError(f"{key} is {count}: {dataset.name} has {len(samples.labels)} such samples")
-    return samples.select(slice(count))
+    return dataset.take(samples, count)
 
 
 def _hold_out(samples: Samples, share: float, *, seed: int) -> tuple[Samples, Samples]:

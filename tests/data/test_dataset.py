@@ -11,11 +11,15 @@ from moex.data import DataSet, Request, Samples
 from moex.registry import find_classes
 
 CPU = torch.device("cpu")
-# A row for each data set: the sizes of its splits.
+# A row for each data set: the sizes of its splits; of one's own pictures they are one's own.
 DATA_SETS = {
     "cifar10": {"train": 50_000, "test": 10_000},
     "cifar100": {"train": 50_000, "test": 10_000},
     "digits": {"train": 1257, "test": 540},
+    "image_folder": {},
+    "imagenet": {"train": 1_281_167, "test": 50_000},
+    "imagenet32": {"train": 1_281_167, "test": 50_000},
+    "imagenet64": {"train": 1_281_167, "test": 50_000},
 }
 HERE = {"digits": None, "cifar100": "cifar100_root"}  # And the fixture that says where.
 
