@@ -224,14 +224,16 @@ def test_known_keys_are_those_of_every_data_set_and_logger():
 
 def test_a_test_set_is_as_the_training_set_where_it_is_not_told():
     """Of what was changed there; its label tells what it was told, and acts."""
-    entries = ["cifar10", {"name": "cifar10", "validation": 0.2}, {"name": "cifar100", "root": "there"}]
-    config = parse({"dataset": {"root": "here", "validation": 0.1, "cutout_size": 7}, "test_sets": entries})
+    entries = ["cifar10", {"name": "cifar10", "validation": 0.2}, "cifar100", {"name": "digits", "root": "there"}]
+    dataset = {"name": "cifar10", "root": "here", "validation": 0.1, "cutout_size": 7}
+    config = parse({"dataset": dataset, "test_sets": entries})
     assert {label: dataset.root for label, dataset in config.test_sets.items()} == {
         "cifar10": "here",
         "cifar10,validation=0.2": "here",
-        "cifar100": "there",
+        "cifar100": "data",
+        "digits": "there",
     }
-    assert [dataset.validation for dataset in config.test_sets.values()] == [None, 0.2, None]
+    assert [dataset.validation for dataset in config.test_sets.values()] == [None, 0.2, None, None]
     assert config.test_sets["cifar100"].cutout_size == 8
     assert parse(dataclasses.asdict(config)) == config
 

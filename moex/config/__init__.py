@@ -135,7 +135,7 @@ def run_folder(config: Config) -> Path:
 def _test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
     """The test sets of a list, by their labels; or of a mapping, whose keys are the labels.
 
-    What an entry leaves open is as the training set has it, where that was changed: the root, the size of images.
+    What an entry leaves open is as the training set has it, where that was changed: the size of images, the workers.
     A label is the name, and what acts and differs from that.
     """
     allowed = "a list of data sets, each a name, or its keys, such as {name: imagenet_a, root: data}"
@@ -152,7 +152,10 @@ def _test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
         dataset, plain = (
             typed(settings, schema, key=f"test_sets.{name}", title=name) for settings in (usual | {**values}, usual)
         )
-        changed = [f"{key}={value}" for key, value in dataset.recipe().items() if value != plain.recipe()[key]]
+        acting = dataset.recipe()
+        changed = [
+            f"{key}={value}" for key, value in vars(dataset).items() if key in acting and value != getattr(plain, key)
+        ]
         label = label or ",".join([name, *changed])
         require(label not in found, "test_sets", label, "there once")
         dataset.name = name
@@ -161,9 +164,14 @@ def _test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
 
 
 def _changed(training_set: DataSet, schema: type[DataSet]) -> dict[str, Any]:
-    """The settings of a training set that are not its defaults and that another data set has too."""
-    usual, own = type(training_set)(), ("name", "target", "download", "validation", "cutout_size")
-    keys = {item.name for item in dataclasses.fields(schema)}.difference(own)
+    """The settings of a training set that are not its defaults and that another data set has too.
+
+    The root, of the same data set alone: others lie elsewhere.
+    """
+    usual, own = type(training_set)(), {"name", "target", "download", "validation", "cutout_size"}
+    if schema is not type(training_set):
+        own.add("root")
+    keys = {item.name for item in dataclasses.fields(schema)} - own
     return {key: value for key, value in vars(training_set).items() if key in keys and value != getattr(usual, key)}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import statistics
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -113,7 +114,7 @@ def _write_predictions_of_test_set(folder: Path, label: str, outcomes: dict[str,
     }
     labels = outcomes["last"].labels
     if labels is not None:
-        path = folder / "test_sets" / f"{label}.npz"
+        path = folder / "test_sets" / re.sub(r"[^\w.+=,-]+", "_", f"{label}.npz")
         with saving(path):
             path.parent.mkdir(exist_ok=True)
         _write_predictions(path, arrays | {"labels": labels.numpy()})
