@@ -10,8 +10,10 @@ from torch import nn
 
 from moex import engine
 from moex.config import parse
+from moex.data import Outputs
 from moex.distributed import Layout, RankError, StopRequest, gather, join, rank, run_ranks, world_size
 from moex.run.build import build_run, load_sources
+from moex.run.scoring import PreparedSet, score_network
 
 CPU = torch.device("cpu")
 SHORT = {"limit_train": 100, "limit_test": 333, "batch_size": 32, "optimizer": {"lr": 0.02}, "epochs": 2}
@@ -85,6 +87,8 @@ def train(values):
     passes = {"batch_size": 50, "precision": config.runtime.precision}
     logits, labels = engine.predict(state.model, run.test, **passes)
     scores = engine.evaluate(state.model, run.test, **passes)
+    backwards = Outputs(tuple((9 - label,) for label in range(10)))
+    scored = score_network(state.model, PreparedSet(config.dataset, {"test": run.test}, backwards), **passes)
     parameters = {name: parameter.detach() for name, parameter in state.model.named_parameters()}
     torch.set_default_dtype(torch.float32)
     same = gather(sum(float(parameter.double().sum()) for parameter in parameters.values()))
@@ -97,6 +101,7 @@ def train(values):
         "logits": logits,
         "labels": labels,
         "scores": tuple(scores),
+        "backwards": scored.logits,
         "state": state.model.state_dict(),
     }
 

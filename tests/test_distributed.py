@@ -105,6 +105,7 @@ def test_the_test_set_is_that_of_one_process_to_the_bit(trained):
         logits, labels = predict(model, run.test, batch_size=50, precision="fp32")
         assert torch.equal(ended["labels"], labels)
         assert torch.equal(ended["logits"], logits)
+        assert torch.equal(ended["backwards"], logits.flip(1)), "restricted on each rank to other outputs"
         assert metrics.summarise_scores(Scores(*ended["scores"])) == metrics.summarise(logits, labels)
 
 

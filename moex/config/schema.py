@@ -119,7 +119,7 @@ class Config:
         batch_size: samples of a training step, all devices together.
         evaluation_batch_size: samples of a forward pass of an evaluation, one device.
         limit_train: training samples, the first ones, or from all classes where they are ordered by class; null: all.
-        limit_test: samples of the other splits, likewise, and of each test set at most; null: all.
+        limit_test: samples of the other splits, and of each test set at most, likewise; null: all.
         output_root: where the runs' folders are.
         paper: what is reported of the experiment, with its sources; of the experiment as it stands in its file.
         test_sets: other data sets, on which the network is scored at the end, by their labels.

@@ -264,10 +264,10 @@ def load_test(
     """
     parts = dataset.read_test(seed=seed)
     if limit_test is not None:
-        parts = {name: dataset.take(part, min(limit_test, len(part.labels))) for name, part in parts.items()}
+        parts = {name: dataset.take(samples, min(limit_test, len(samples.labels))) for name, samples in parts.items()}
     return {
-        name: dataset.source(part, training=False, device=device, channels_last=channels_last)
-        for name, part in parts.items()
+        name: dataset.source(samples, training=False, device=device, channels_last=channels_last)
+        for name, samples in parts.items()
     }
 
 

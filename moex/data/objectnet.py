@@ -4,6 +4,7 @@ Source: Barbu, Mayo, Alverio, Luo, Wang, Gutfreund, Tenenbaum and Katz, *ObjectN
 classes are which of its own, files say that come with its images.
 """
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moex.data.dataset import TEST, Samples
+from moex.data.images.encoded import EncodedFiles, EncodedImages
 from moex.data.images.folder import read_folder
 from moex.data.images.synsets import synsets
 from moex.data.images.test_set import SubsetTestSet
@@ -24,6 +26,8 @@ MAPPINGS = (
     "imagenet_to_label_2012_v2",
     "pytorch_to_imagenet_2012_id.json",
 )
+# Pixels of the red frame with which images are published, so that nobody trains on them by mistake.
+FRAME = 2
 
 
 @dataclass
@@ -37,8 +41,6 @@ class ObjectNet(SubsetTestSet):
 
     archive = "objectnet-1.0"
     home = "https://objectnet.dev"
-    # Published with a red frame of 2 pixels, so that nobody trains on them by mistake.
-    border = 2
 
     @property
     def own_classes(self) -> tuple[str, ...]:
@@ -79,12 +81,42 @@ class ObjectNet(SubsetTestSet):
     def read_test(self, *, seed: int) -> dict[str, Samples]:
         """See `DataSet`; its other classes are left out."""
         folder = self.folder / "images"
-        found = read_folder(folder, root=folder, listings=Path(self.listings))
-        return {TEST: found.of(self.own_classes)}
+        samples = read_folder(folder, root=folder, listings=Path(self.listings)).of(self.own_classes)
+        return {TEST: Samples(EncodedImages(Unframed(samples.inputs.files), samples.inputs.indices), samples.labels)}
 
     def find_outputs(self, network: Sequence[str]) -> Outputs:
         """See `DataSet`."""
         return find_outputs(self.class_names, network, also=self.groups)
+
+
+@dataclass(frozen=True)
+class Unframed(EncodedFiles):
+    """Files of images without their frames: bytes that hold the other pixels as they are."""
+
+    files: EncodedFiles
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """See `EncodedFiles`."""
+        return self.files.name(index)
+
+    def read(self, index: int) -> bytes:
+        """See `EncodedFiles`."""
+        from PIL import Image
+
+        content, unframed = self.files.read(index), io.BytesIO()
+        try:
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+                width, height = image.size
+                inside = image.convert("RGB").crop((FRAME, FRAME, width - FRAME, height - FRAME))
+                # Raw pixels, of which nothing is lost, and which take no time to be read again.
+                inside.save(unframed, format="PPM")
+        # Pillow promises no kind of error for a damaged file.
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from None
+        return unframed.getvalue()
 
 
 def _read(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """The shifted test sets, in the layouts of their published archives, with a tiny image for each class."""
 
+import io
 import json
 import os
 from dataclasses import dataclass
@@ -175,6 +176,19 @@ def test_several_classes_for_one(restrict, lay, make, tmp_path):
         # As the published code scores: the prediction among 1,000 is looked up.
         is_chair = torch.isin(logits.argmax(1), torch.tensor([423, 559, 765]))
         assert torch.equal(ours.argmax(1) == 1, is_chair)
+
+
+def test_a_frame_is_cut_off(lay, make, tmp_path):
+    lay_objectnet(lay, tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    path = tmp_path / "objectnet-1.0" / "images" / "chair" / "2.png"
+    Image.fromarray(pixels).save(path)
+    images = make("objectnet").read_test(seed=0)["test"].inputs
+    position = [images.name(position) for position in range(len(images))].index(str(path))
+    assert np.array_equal(Image.open(io.BytesIO(images.read(position))), pixels[2:5, 2:7])
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(OSError, match=r"Error: "):
+        images.read(position)
 
 
 REFUSED = {

@@ -14,9 +14,10 @@ from moex.data.images.synsets import synsets
 
 INDICES = np.loadtxt(Path(timm.__file__).parent / "data" / "_info" / "imagenet_a_indices.txt", dtype=int)
 QUICK = (
-    "dataset=imagenet", "dataset.workers=0", "dataset.size=16", "dataset.resize=16", "model=resnet8", "epochs=1",
-    "augmentation=none",
+    "dataset=imagenet", "dataset.target=small_imagenet.SmallImageNet", "dataset.workers=0", "model=resnet8",
+    "epochs=1", "augmentation=none",
 )  # fmt: skip
+A = "small_imagenet.SmallImageNetA"
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +49,18 @@ def test_scored_on_200_of_its_1000_classes(pictures, here, tmp_path):
     code, printed = here(
         f"dataset.root={pictures}/imagenet",
         "limit_train=100",
-        f"test_sets=[{{name: imagenet_a, root: {pictures}}},{{name: imagenet_a, root: {pictures}, restrict: false}}]",
+        f"test_sets=[{{target: {A}, root: {pictures}}},{{target: {A}, root: {pictures}, restrict: false}}]",
     )
     assert code == 0, printed
     (path,) = tmp_path.rglob("result.json")
     blocks = json.loads(path.read_text())["test_sets"]
-    assert list(blocks) == ["imagenet_a", "imagenet_a,restrict=False"]
+    assert list(blocks) == [A, f"{A},restrict=False"]
     with np.load(path.parent / "predictions.npz") as arrays:
         assert np.array_equal(arrays["labels"], np.arange(1000))
         everything = arrays["logits"][INDICES]
     for label, logits, labels in (
-        ("imagenet_a", everything[:, INDICES], np.arange(200)),
-        ("imagenet_a,restrict=False", everything, INDICES),
+        (A, everything[:, INDICES], np.arange(200)),
+        (f"{A},restrict=False", everything, INDICES),
     ):
         with np.load(path.parent / "test_sets" / f"{label}.npz") as arrays:
             assert np.array_equal(arrays["labels"], labels)
@@ -71,8 +72,8 @@ def test_scored_on_200_of_its_1000_classes(pictures, here, tmp_path):
 
 
 def test_a_network_of_ten_classes(pictures, here, tmp_path):
-    code, printed = here(f"dataset.root={pictures}/ten", f"test_sets=[{{name: imagenet_a, root: {pictures}}}]")
+    code, printed = here(f"dataset.root={pictures}/ten", f"test_sets=[{{target: {A}, root: {pictures}}}]")
     assert code == 1
     absent = [synsets()[index] for index in INDICES if index >= 10][:5]
-    assert f"imagenet_a: 199 of 200 classes are none of the network's 10: {', '.join(absent)}, ..." in printed
+    assert f"{A}: 199 of 200 classes are none of the network's 10: {', '.join(absent)}, ..." in printed
     assert not list(tmp_path.rglob("config.yaml"))
