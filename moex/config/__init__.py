@@ -156,7 +156,7 @@ def parse_test_sets(entries: Any, training_set: DataSet, *, key: str = "test_set
         )
         acting = dataset.recipe()
         changed = [
-            f"{key}={value}" for key, value in vars(dataset).items() if key in acting and value != getattr(plain, key)
+            f"{own}={value}" for own, value in vars(dataset).items() if own in acting and value != getattr(plain, own)
         ]
         label = label or ",".join([name, *changed])
         require(label not in found, key, label, "there once")
