@@ -75,6 +75,7 @@ FAULTS = {
     "unknown metric": (("metrics",), ["accuracy"], r"metrics is \['accuracy'\]: it must be of error, top5_error"),
     "a seed twice": (("seeds",), [0, 0], r"seeds is \[0, 0\]: it must be one or more different numbers"),
     "no number": ((*CELL, "paper", 0, "error"), "low", r"error.*'low'.*Float"),
+    "a number of nothing": ((*CELL, "paper", 0, "error"), None, r"a number of 'mixed' is 'Table 1': .* error, top5"),
     "no source": ((*CELL, "paper", 0, "source"), None, r"source"),
     "a mark that is none": ((*CELL, "paper", 0, "unconfirmed"), "perhaps", r"unconfirmed.*'perhaps'"),
     "a row twice": ((*ROW, "name"), "plain", r"names is \['plain', 'plain'\]: it must be without repetition"),
