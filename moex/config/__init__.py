@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from moex import augmentation, data, loggers, models
 from moex.config.checks import check
+from moex.config.initial import identify_weights
 from moex.config.parts import part, typed
 from moex.config.schema import Config, RuntimeConfig
 from moex.data import DataSet
@@ -32,6 +33,7 @@ __all__ = [
     "RuntimeConfig",
     "acts_on_training",
     "defaults",
+    "identify_weights",
     "known_keys",
     "parse",
     "parse_test_sets",

@@ -1,6 +1,7 @@
 """Which keys a configuration has, and of which types. What they default to is what their YAML files say as well."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from moex import augmentation, data
@@ -9,21 +10,50 @@ from moex.checkpoint import CheckpointConfig
 from moex.data import DataSet
 from moex.distributed import DevicesConfig
 from moex.loggers import LoggerConfig
+from moex.models.published import LIBRARIES, is_published
 from moex.optim import SGD, Optimizer, Schedule, Step
 from moex.settings import require
 
 
 @dataclass
 class ModelConfig:
-    """`moex.models.create(name, **options)`."""
+    """`moex.models.create(name, **options)`, and the weights that training begins from; null: fresh ones.
+
+    `weights` is a file, or names a library's: `torchvision` and `timm` those of this network, others as
+    `moex.models.published` reads them. `weights_digest` is the file's, which a recipe knows it by.
+    """
 
     name: str = "resnet8"
     options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    weights_digest: str | None = None
+
+    @property
+    def published_weights(self) -> str | None:
+        """The name of a library's weights; None where they are no library's."""
+        if self.weights is None or not is_published(self.weights):
+            return None
+        return self.weights if ":" in self.weights else self.name
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Where the weights are; None where they are no file's."""
+        return None if self.weights is None or is_published(self.weights) else Path(self.weights)
+
+    def check(self, key: str) -> None:
+        """Refuses values that do not fit each other; see `moex.settings`."""
+        own = self.weights not in LIBRARIES or self.name.startswith(f"{self.weights}:")
+        require(
+            own, f"{key}.weights", self.weights, f"a file, or {self.weights}:NAME, since {key}.name is {self.name!r}"
+        )
+        file = self.weights_digest is None or self.weights_file is not None
+        require(file, f"{key}.weights_digest", self.weights_digest, f"null, since {key}.weights is {self.weights}")
 
     def recipe(self) -> dict[str, Any]:
         """What acts on the training: not what saves memory for the same numbers."""
         options = {key: value for key, value in self.options.items() if key != "memory_saving"}
-        return {"name": self.name, "options": options}
+        weights = self.weights_digest or self.published_weights or self.weights
+        return {"name": self.name, "options": options, "weights": weights}
 
 
 @dataclass

@@ -19,6 +19,8 @@ from moex.distributed import local_rank, share_gradients, world_size
 from moex.engine import State, Training
 from moex.features import last_of_sequence
 from moex.loggers import LoggerConfig
+from moex.models.published import fetch_published
+from moex.models.weights import Weights, fit_weights, load_weights, read_weights
 from moex.optim import WeightAverage
 from moex.points import resolve_layer
 from moex.randomness import Purpose, seed_torch
@@ -75,18 +77,23 @@ def build_run(
     device: torch.device,
     *,
     test_sets: Mapping[str, PreparedSet] | None = None,
+    weights: Weights | None = None,
 ) -> Run:
-    """The run before its first step: its weights depend on the configuration and the seed alone.
+    """The run before its first step: its weights depend on the configuration, the seed and given weights alone.
 
     Args:
         config: of the run.
         sources: of its splits, as `load_sources` returns them.
         device: where it trains.
         test_sets: as `load_test_sets` returns them; None: none.
+        weights: as `read_initial_weights` returns them; None: fresh ones.
     """
     seed_torch(config.seed, Purpose.NETWORK)
     memory_format = torch.channels_last if config.runtime.has_channels_last else torch.contiguous_format
-    model = create_model(config).to(device).to(memory_format=memory_format)
+    model = create_model(config)
+    if weights is not None:
+        load_weights(model, weights, new_head=True)
+    model = model.to(device).to(memory_format=memory_format)
     decay = config.optimizer.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
     # The hooks are there before compilation, so that they are compiled too.
@@ -160,6 +167,31 @@ def load_sources(config: Config, device: torch.device) -> dict[str, Source]:
         limit_train=config.limit_train,
         limit_test=config.limit_test,
     )
+
+
+def read_initial_weights(config: Config) -> Weights | None:
+    """The weights that training begins from, if there are any but fresh ones.
+
+    Raises:
+        ValueError: they are missing or damaged, or are not this network's but for a last layer of other classes.
+        OSError: they cannot be fetched.
+    """
+    published, file = config.model.published_weights, config.model.weights_file
+    if published is not None:
+        weights = fetch_published(published).weights
+    elif file is not None:
+        weights = read_weights(file)
+    else:
+        return None
+    with torch.device("meta"):
+        model = create_model(config)
+    try:
+        fit_weights(model, weights, new_head=True)
+    except ValueError as error:
+        raise ValueError(
+            f"model.weights is {config.model.weights!r}, not of network {config.model.name!r}: {error}"
+        ) from None
+    return weights
 
 
 def load_test_sets(config: Config, device: torch.device) -> dict[str, PreparedSet]:
