@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from hydra.core.global_hydra import GlobalHydra
 
-from moex.distributed import StopRequest
+from moex.distributed.ranks import StopRequest
 from moex.launch import job
 from moex.launch.signals import HANDLED
 from moex.run import __main__ as worker

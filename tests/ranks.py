@@ -10,7 +10,9 @@ from torch import nn
 
 from moex import engine
 from moex.config import parse
-from moex.distributed import Layout, RankError, StopRequest, gather, join, rank, run_ranks, world_size
+from moex.distributed.communication import gather, join, rank, world_size
+from moex.distributed.nodes import Layout
+from moex.distributed.ranks import RankError, StopRequest, run_ranks
 from moex.run.build import build_run, load_sources
 
 CPU = torch.device("cpu")

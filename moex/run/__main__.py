@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from moex.config import parse, run_folder
-from moex.distributed import RankError, StopRequest, check_batch_size, layout, node_count, run_ranks
+from moex.distributed.nodes import check_batch_size, layout, node_count
+from moex.distributed.ranks import RankError, StopRequest, run_ranks
 from moex.run.build import check_network, visible_gpus
 from moex.run.folder import read_result
 from moex.run.result import show

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moex import checkpoint, metrics
-from moex.distributed import broadcast, rank
+from moex.distributed.communication import broadcast, rank
 from moex.engine import predict
 from moex.reporting.sweeps import now
 from moex.run.build import Run

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
-from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
+from moex.distributed.communication import broadcast, gather, join, rank
+from moex.distributed.nodes import Layout
+from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.loggers import Loggers, open_loggers
 from moex.run.build import Run, build_run, choose_device, load_sources
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
