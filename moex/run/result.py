@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moex import checkpoint, metrics
-from moex.distributed import broadcast, rank
+from moex.distributed.communication import broadcast, rank
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
