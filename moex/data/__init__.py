@@ -1,7 +1,7 @@
 """Data sets by name: a file of this folder is one, or a few that differ little; `DataSet` says what it has to be."""
 
 from moex.data.dataset import TEST, TRAIN, VALIDATION, DataSet, Samples, SmallImages, load
-from moex.data.source import Request, Source
+from moex.data.source import Request, Source, SourceError
 from moex.registry import find_classes, import_class
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Samples",
     "SmallImages",
     "Source",
+    "SourceError",
     "find",
     "load",
     "names",
