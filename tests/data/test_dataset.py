@@ -1,10 +1,13 @@
 """What holds of every data set, and of the splits that are made of what it reads."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from composition import compose_raw
+from omegaconf import OmegaConf
 
 from moex import data
 from moex.data import DataSet, Request, Samples
@@ -26,6 +29,7 @@ DATA_SETS = {
     "imagenet_sketch": {"test": 50_889},
     "imagenet_v2": {"test": 10_000},
     "objectnet": {"test": 18_574},
+    "stylized_imagenet": {"train": 2_562_334, "test": 50_000},
     "imagenet32": {"train": 1_281_167, "test": 50_000},
     "imagenet64": {"train": 1_281_167, "test": 50_000},
 }
@@ -39,11 +43,7 @@ def test_every_data_set_has_a_row():
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_its_settings_are_its_yaml_file(name):
     """The groups' files name all keys and say the defaults."""
-    import dataclasses
-
-    from omegaconf import OmegaConf
-
-    stored = OmegaConf.to_container(OmegaConf.load(f"configs/dataset/{name}.yaml"))
+    stored = OmegaConf.to_container(compose_raw(f"dataset={name}", "augmentation=none").dataset)
     assert stored == dataclasses.asdict(data.find(name)())
 
 

@@ -38,6 +38,7 @@ class Decoder:
         images: those of the split.
         size: of the squares, in pixels.
         resize: of the shorter side in the test transform, in pixels.
+        interpolation: `bilinear` or `bicubic`.
         boxes: whether to leave resizing to the device.
         spares: how many unreadable samples may be passed over to fill a place; 0: places stay empty.
     """
@@ -45,6 +46,7 @@ class Decoder:
     images: EncodedImages
     size: int
     resize: int
+    interpolation: str
     boxes: bool
     spares: int
 
@@ -69,19 +71,21 @@ class Decoder:
                 pixels.append(cut)
                 crops.append(crop)
                 break
-        images = pack(pixels, crops) if self.boxes else _stack(pixels, self.size)
+        images = pack(pixels, crops, self.interpolation) if self.boxes else _stack(pixels, self.size)
         return Part(torch.tensor(samples, dtype=torch.int64), images, unreadable, work.is_last)
 
     def _cut(self, content: bytes, draws: Draws | None) -> tuple[Pixels, Crop]:
         """What is taken of an image, and what is left to do with it."""
         if not self.boxes:
             image = decode(content)
-            return resize(image, self._crop(image.width, image.height, draws)), Crop.whole(self.size)
+            return resize(image, self._crop(image.width, image.height, draws), self.interpolation), Crop.whole(
+                self.size
+            )
         pixels = decode_pixels(content)
         height, width, _ = pixels.shape
         crop = self._crop(width, height, draws)
         if crop.width * crop.height > LARGEST_BOX:
-            return resize(Image.fromarray(pixels), crop), Crop.whole(self.size)
+            return resize(Image.fromarray(pixels), crop, self.interpolation), Crop.whole(self.size)
         return pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width], crop
 
     def _crop(self, width: int, height: int, draws: Draws | None) -> Crop:
@@ -115,12 +119,12 @@ def decode_pixels(content: bytes) -> Pixels:
         return _array(_load(image))
 
 
-def resize(image: Image.Image, crop: Crop) -> Pixels:
+def resize(image: Image.Image, crop: Crop, interpolation: str) -> Pixels:
     """The square of a crop, `[size, size, 3]`, to the bit as torchvision's transforms make it of a Pillow image."""
     left, top, width, height = crop[:4]
     if (left, top, width, height) != (0, 0, *image.size):
         image = image.crop((left, top, left + width, top + height))
-    image = image.resize((crop.resized_width, crop.resized_height), Image.Resampling.BILINEAR)
+    image = image.resize((crop.resized_width, crop.resized_height), Image.Resampling[interpolation.upper()])
     if image.size != (crop.size, crop.size):
         image = image.crop((crop.x, crop.y, crop.x + crop.size, crop.y + crop.size))
     if crop.flip:

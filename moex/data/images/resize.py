@@ -1,10 +1,12 @@
 """Resizing a batch of crops on a device, to the bit as Pillow resizes each of them.
 
 Pillow resizes along the rows, rounds to bytes, and then along the columns, or the other way round; each time, a pixel
-is a sum of neighbours under a triangle, with weights in units of 2^-22. Integers add up to the same on any device, so
-all that has to agree is the weights, which are computed as Pillow computes them, operation by operation in float64.
+is a sum of neighbours under a triangle or a cubic, with weights in units of 2^-22. Integers add up to the same on any
+device, so all that has to agree is the weights, which are computed as Pillow computes them, operation by operation in
+float64.
 
-Source: `precompute_coeffs`, `normalize_coeffs_8bpc` and `ImagingResampleInner` of Pillow 13's Resample.c.
+Source: `bilinear_filter`, `bicubic_filter`, `precompute_coeffs`, `normalize_coeffs_8bpc` and `ImagingResampleInner` of
+Pillow 13's Resample.c.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from moex.data.images.crops import Crop
 # Pillow's PRECISION_BITS: 32, less 8 of a pixel and 2 to spare.
 BITS = 22
 HALF = 1 << (BITS - 1)
+# How many pixels each filter reaches where nothing shrinks.
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 class Boxes(NamedTuple):
@@ -32,12 +36,14 @@ class Boxes(NamedTuple):
             in that; whether it is mirrored.
         longest: the largest length in the second pass.
         taps: how many pixels of a line make one of a resized line, at most.
+        interpolation: `bilinear` or `bicubic`.
     """
 
     pixels: Tensor
     passes: Tensor
     longest: int
     taps: int
+    interpolation: str
 
     def to(self, device: torch.device) -> "Boxes":
         """The same on a device, which is not waited for."""
@@ -45,7 +51,7 @@ class Boxes(NamedTuple):
         return self._replace(pixels=pixels, passes=passes)
 
 
-def pack(boxes: Sequence[npt.NDArray[np.uint8]], crops: Sequence[Crop]) -> Boxes:
+def pack(boxes: Sequence[npt.NDArray[np.uint8]], crops: Sequence[Crop], interpolation: str) -> Boxes:
     """Boxes, `[height, width, 3]` each, and what is to become of them."""
     table = np.array(crops, dtype=np.int64).reshape(-1, len(Crop._fields))
     _, _, width, height, resized_width, resized_height, x, y, _, flip = table.T
@@ -64,14 +70,15 @@ def pack(boxes: Sequence[npt.NDArray[np.uint8]], crops: Sequence[Crop]) -> Boxes
         torch.from_numpy(pixels),
         torch.from_numpy(passes),
         longest=passes[1, 1].max(initial=1).item(),
-        taps=int((2 * passes[1] / passes[3]).max(initial=2)) + 1,
+        taps=int(2 * SUPPORT[interpolation] * (passes[1] / passes[3]).max(initial=1)) + 1,
+        interpolation=interpolation,
     )
 
 
 def resize(boxes: Boxes, *, size: int) -> Tensor:
     """The squares of all boxes, uint8 `[k, 3, size, size]`, on their device, which is not waited for."""
     along_columns, length, step, *_ = boxes.passes
-    first, weights = find_taps(boxes.passes, size=size, taps=boxes.taps)
+    first, weights = find_taps(boxes.passes, size=size, taps=boxes.taps, interpolation=boxes.interpolation)
     count, device = length.shape[1], length.device
     # Channels are kept apart, so that what is added up is beside each other in memory.
     channels = list(boxes.pixels.t().int().contiguous())
@@ -86,24 +93,26 @@ def resize(boxes: Boxes, *, size: int) -> Tensor:
         index = (lines[:, :, None] + pixels[:, None, :]).flatten()
         for total, channel in zip(sums, channels, strict=True):
             total += channel.index_select(0, index).view_as(total) * weight[0, :, None, :]
-    channels = [(total >> BITS).flatten(0, 1) for total in sums]
+    # A cubic may lead beyond what a byte holds.
+    channels = [(total >> BITS).clamp(0, 255).flatten(0, 1) for total in sums]
     starts = boxes.longest * torch.arange(count, device=device)
     sums = torch.full((3, count, size, size), HALF, dtype=torch.int32, device=device)
     for tap, weight in enumerate(weights):
         index = ((first[1] + tap).minimum(length[1, :, None] - 1) + starts[:, None]).flatten()
         for total, channel in zip(sums, channels, strict=True):
             total += channel.index_select(0, index).view_as(total) * weight[1, :, :, None]
-    squares = (sums >> BITS).to(torch.uint8).transpose(0, 1)
+    squares = (sums >> BITS).clamp(0, 255).to(torch.uint8).transpose(0, 1)
     return torch.where(along_columns[0, :, None, None, None].bool(), squares.transpose(2, 3), squares)
 
 
-def find_taps(passes: Tensor, *, size: int, taps: int) -> tuple[Tensor, Tensor]:
+def find_taps(passes: Tensor, *, size: int, taps: int, interpolation: str) -> tuple[Tensor, Tensor]:
     """Which pixels of a line make each pixel of a square's line.
 
     Args:
         passes: see `Boxes`.
         size: S, of the square.
         taps: T, how many pixels there may be.
+        interpolation: `bilinear` or `bicubic`.
 
     Returns:
         The first of them, int64 `[2, k, S]`; the weights of it and of those that follow, int32 `[T, 2, k, S]`, in
@@ -113,16 +122,27 @@ def find_taps(passes: Tensor, *, size: int, taps: int) -> tuple[Tensor, Tensor]:
     pixels = torch.arange(size, device=passes.device) + offset
     pixels = torch.where(mirrored.bool(), pixels.flip(2), pixels)
     scale = length.double() / resized
-    support = scale.clamp(min=1.0)
+    shrink = scale.clamp(min=1.0)
+    support = SUPPORT[interpolation] * shrink
     centre = (pixels + 0.5) * scale
     # Rounded as C does it; what is negative becomes zero either way.
     first = (centre - support + 0.5).long().clamp(min=0)
     count = (centre + support + 0.5).long().minimum(length) - first
     steps = torch.arange(taps, device=passes.device).view(-1, 1, 1, 1)
-    distance = ((steps + first - centre + 0.5) * (1.0 / support)).abs()
-    weights = torch.where(steps < count, (1.0 - distance).clamp(min=0.0), 0.0)
+    distance = ((steps + first - centre + 0.5) * (1.0 / shrink)).abs()
+    heights = (1.0 - distance).clamp(min=0.0) if interpolation == "bilinear" else _cubic(distance)
+    weights = torch.where(steps < count, heights, 0.0)
     total = torch.zeros_like(centre)
     # One after the other, as Pillow adds them up: the last bit depends on the order.
     for weight in weights:
         total = total + weight
-    return first, (weights / total * (1 << BITS) + 0.5).int()
+    scaled = weights / total * (1 << BITS)
+    return first, torch.where(scaled < 0, scaled - 0.5, scaled + 0.5).int()
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic with a = -1/2, in the order of Pillow's operations."""
+    a = -0.5
+    near = ((a + 2.0) * distance - (a + 3.0)) * distance * distance + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * a
+    return torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, 0.0))

@@ -35,6 +35,7 @@ class StreamedImages(Source):
         *,
         size: int,
         resize: int,
+        interpolation: str,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         training: bool,
@@ -52,6 +53,7 @@ class StreamedImages(Source):
             labels: int64 `[N]`.
             size: of the squares that a network sees, in pixels.
             resize: of the shorter side in the test transform, in pixels.
+            interpolation: `bilinear` or `bicubic`, as Pillow's.
             mean: of each channel, for pixels in [0, 1].
             std: of each channel, for pixels in [0, 1].
             training: whether the next readable sample takes the place of one that cannot be read; else it is left
@@ -73,7 +75,9 @@ class StreamedImages(Source):
         self._skips, self._share = on_error == "skip", max_unreadable
         self._most = int(max_unreadable * len(images))
         spares = self._most if self._skips and training else 0
-        self._decoder = Decoder(images, size=size, resize=resize, boxes=decode == "device", spares=spares)
+        self._decoder = Decoder(
+            images, size=size, resize=resize, interpolation=interpolation, boxes=decode == "device", spares=spares
+        )
         self._workers = count_workers() if workers is None else workers
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
