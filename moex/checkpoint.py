@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from moex.files import flush_folder, saving, write_aside, write_atomically
+from moex.files import flush_folder, saving, verify_archive, write_aside, write_atomically
 from moex.settings import require
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -107,11 +107,7 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or damaged.
     """
     try:
-        # torch.load does not verify the checksums that its zip archive holds: a flipped bit would pass.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"bad checksum of {damaged}")
+        verify_archive(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -71,3 +72,16 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def verify_archive(path: Path) -> None:
+    """Verifies the checksums in a zip archive, such as torch.save writes; torch.load lets a flipped bit pass.
+
+    Raises:
+        zipfile.BadZipFile: it is damaged, or no such archive.
+        OSError: it cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"bad checksum of {damaged}")

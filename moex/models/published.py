@@ -65,7 +65,7 @@ def _torchvision(name: str) -> Published:
         "std": list(preset.std),
     }
     try:
-        weights = entry.get_state_dict(progress=True, check_hash=True)
+        weights = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise OSError(f"{entry.url} could not be fetched ({error}): put it into torch.hub's checkpoints") from None
     return Published(f"torchvision:{network}", weights, crops)

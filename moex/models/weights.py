@@ -7,6 +7,7 @@ PyramidNet and old DenseNets call the same tensors otherwise, in the same order.
 import contextlib
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from moex.files import verify_archive
 
 Weights = Mapping[str, Tensor]
 
@@ -133,6 +136,8 @@ def _read_pickle(path: Path) -> Any:
         names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     stand_ins: list[Any] = [(type("Inert", (_Inert,), {}), name) for name in sorted(names)]
     try:
+        if zipfile.is_zipfile(path):
+            verify_archive(path)
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -140,7 +145,7 @@ def _read_pickle(path: Path) -> Any:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would execute {refused[1]}" if refused else _first_line(error)
         raise ValueError(f"{path} cannot be read without executing what it holds: {reason}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AssertionError, TypeError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, AssertionError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or no file of weights ({_first_line(error)})") from None
 
 

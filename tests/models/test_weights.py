@@ -97,6 +97,16 @@ def test_what_is_no_file_of_weights(tmp_path, name, content, message):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_flipped_bit(network, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged, or no file of weights \(bad checksum of"):
+        read_weights(path)
+
+
 def test_a_checkpoint_without_weights(tmp_path):
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=re.escape("holds no weights: it holds epoch, optimizer")):
