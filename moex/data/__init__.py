@@ -2,7 +2,7 @@
 
 from moex.data.dataset import TEST, TRAIN, VALIDATION, DataSet, Samples, SmallImages, load, load_test
 from moex.data.outputs import Outputs
-from moex.data.source import Request, Source
+from moex.data.source import Request, Source, SourceError
 from moex.registry import find_classes, import_class
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Samples",
     "SmallImages",
     "Source",
+    "SourceError",
     "find",
     "load",
     "load_test",

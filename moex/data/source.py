@@ -1,7 +1,7 @@
 """Where batches come from: what a source promises to the loop, and the sources that lie whole on the device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,10 @@ class Request:
     generator: np.random.Generator | None = None
 
 
+class SourceError(Exception):
+    """What is asked of a source cannot be had, and no step can be done without it: why, in a line for people."""
+
+
 class Source(ABC):
     """The samples of one split, from which batches are made.
 
@@ -42,7 +46,25 @@ class Source(ABC):
     - no state is carried from one request to the next.
 
     Inputs have any rank: `[b, C, H, W]` images, `[b, N, 3]` points, `[b, C, T]` features of sound.
+
+    Attributes:
+        waited: seconds for which this source has kept its loop waiting, in this process.
     """
+
+    waited: float = 0.0
+
+    @property
+    def unreadable(self) -> Set[int]:
+        """The samples that are known to be missing, since they cannot be read."""
+        return frozenset()
+
+    def know_unreadable(self, samples: Set[int]) -> None:
+        """Takes over what other ranks, or former sessions, have found to be unreadable.
+
+        Raises:
+            SourceError: that makes too many.
+        """
+        assert not samples, "what lies in memory can be read"
 
     @abstractmethod
     def __len__(self) -> int:
@@ -61,7 +83,11 @@ class Source(ABC):
 
         Yields:
             Inputs `[b, ...]` and labels, int64 `[b]`, on the device. The loop may stop early, by closing the
-            generator: what was begun for later requests is then to be ended.
+            generator: what was begun for later requests is then to be ended. Of samples that are evaluated, those
+            that cannot be read may be left out; in training, others take their places.
+
+        Raises:
+            SourceError: samples cannot be had.
         """
 
 

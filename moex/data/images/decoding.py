@@ -1,0 +1,168 @@
+"""From the bytes of files to pixels, by Pillow, whose pixels are the published ones: what a worker does."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from moex.data.images.crops import Crop, Draws, evaluation_crop, training_crop
+from moex.data.images.encoded import EncodedImages
+from moex.data.images.parts import Part, Work
+from moex.data.images.resize import pack
+
+Pixels = npt.NDArray[np.uint8]
+
+# What photographs come in. Not all that Pillow knows: for some formats it runs other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Pixels of a box that is left to the device. To carry a larger one costs more than to resize it.
+LARGEST_BOX = 512 * 512
+
+
+class UnreadableImage(Exception):
+    """A file holds no image that can be decoded whole; why not."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes parts of batches, each the same wherever and whenever.
+
+    Attributes:
+        images: those of the split.
+        size: of the squares, in pixels.
+        resize: of the shorter side in the test transform, in pixels.
+        boxes: whether to leave resizing to the device.
+        spares: how many unreadable samples may be passed over to fill a place; 0: places stay empty.
+    """
+
+    images: EncodedImages
+    size: int
+    resize: int
+    boxes: bool
+    spares: int
+
+    def __call__(self, work: Work) -> Part:
+        """Decodes one part."""
+        unreadable: dict[int, str] = {}
+        samples: list[int] = []
+        pixels: list[Pixels] = []
+        crops: list[Crop] = []
+        for row, place in enumerate(work.samples.tolist()):
+            draws = None if work.draws is None else work.draws[row]
+            for step in range(self.spares + 1):
+                sample = (place + step) % len(self.images)
+                if sample in unreadable:
+                    continue
+                try:
+                    cut, crop = self._cut(self.images.read(sample), draws)
+                except (OSError, UnreadableImage) as error:
+                    unreadable[sample] = f"{self.images.name(sample)} ({error})"
+                    continue
+                samples.append(sample)
+                pixels.append(cut)
+                crops.append(crop)
+                break
+        images = pack(pixels, crops) if self.boxes else _stack(pixels, self.size)
+        return Part(torch.tensor(samples, dtype=torch.int64), images, unreadable, work.is_last)
+
+    def _cut(self, content: bytes, draws: Draws | None) -> tuple[Pixels, Crop]:
+        """What is taken of an image, and what is left to do with it."""
+        if not self.boxes:
+            image = decode(content)
+            return resize(image, self._crop(image.width, image.height, draws)), Crop.whole(self.size)
+        pixels = decode_pixels(content)
+        height, width, _ = pixels.shape
+        crop = self._crop(width, height, draws)
+        if crop.width * crop.height > LARGEST_BOX:
+            return resize(Image.fromarray(pixels), crop), Crop.whole(self.size)
+        return pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width], crop
+
+    def _crop(self, width: int, height: int, draws: Draws | None) -> Crop:
+        if draws is None:
+            return evaluation_crop(width, height, resize=self.resize, size=self.size)
+        return training_crop(width, height, draws, size=self.size)
+
+
+def decode(content: bytes) -> Image.Image:
+    """A whole image, grey (`L`) or in colours (`RGB`). The file's orientation is left as it is, as published.
+
+    Raises:
+        UnreadableImage: it is no image, it is truncated or damaged, or it has more pixels than Pillow trusts.
+    """
+    with _reading():
+        return _load(Image.open(io.BytesIO(content), formats=FORMATS))
+
+
+def decode_pixels(content: bytes) -> Pixels:
+    """The same in colours, `[height, width, 3]`: of JPEG files by torchvision, where that is the shorter way.
+
+    The decoder is libjpeg-turbo in both, and so are the bits. What torchvision refuses is decided by Pillow, which
+    refuses less.
+    """
+    with _reading():
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.format == "JPEG" and image.mode in ("L", "RGB"):
+            with suppress(RuntimeError):
+                file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                return np.asarray(decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0))
+        return _array(_load(image))
+
+
+def resize(image: Image.Image, crop: Crop) -> Pixels:
+    """The square of a crop, `[size, size, 3]`, to the bit as torchvision's transforms make it of a Pillow image."""
+    left, top, width, height = crop[:4]
+    if (left, top, width, height) != (0, 0, *image.size):
+        image = image.crop((left, top, left + width, top + height))
+    image = image.resize((crop.resized_width, crop.resized_height), Image.Resampling.BILINEAR)
+    if image.size != (crop.size, crop.size):
+        image = image.crop((crop.x, crop.y, crop.x + crop.size, crop.y + crop.size))
+    if crop.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # Grey until here: one channel is resized instead of three.
+    return _array(image)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever the decoders do not like becomes an `UnreadableImage`; what they only wonder about is not told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield
+        except UnidentifiedImageError:
+            reason = f"no image of a known format: {', '.join(FORMATS)}"
+        # Pillow promises no kind of error for what is damaged.
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+        else:
+            return
+    raise UnreadableImage(reason)
+
+
+def _load(image: Image.Image) -> Image.Image:
+    if image.mode not in ("L", "RGB"):
+        return image.convert("RGB")
+    image.load()
+    return image
+
+
+def _array(image: Image.Image) -> Pixels:
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    # What np.asarray does, without asking for the bytes several times.
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
+
+
+def _stack(squares: list[Pixels], size: int) -> Tensor:
+    """`[k, 3, size, size]` of squares `[size, size, 3]`, in whose order they stay in memory."""
+    stacked = np.empty((len(squares), size, size, 3), np.uint8)
+    for place, square in zip(stacked, squares, strict=True):
+        place[...] = square
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2)

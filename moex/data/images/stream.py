@@ -1,0 +1,188 @@
+"""The source of images that lie in files: workers decode them ahead of the loop, the device does the rest."""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from contextlib import closing
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moex.data.images.crops import draw
+from moex.data.images.encoded import EncodedImages
+from moex.data.images.normalise import Normaliser
+from moex.data.images.parts import Part, Work
+from moex.data.images.resize import Boxes, resize
+from moex.data.images.workers import count_workers, work_ahead
+from moex.data.source import Batches, Request, Source, SourceError
+
+# Images that a worker takes at once: more save it nothing, and fewer would keep the main process busy.
+PART = 32
+# How far workers are ahead, at least: batches, and parts that wait for each of them.
+BATCHES_AHEAD, PARTS_AHEAD = 2, 2
+# Unreadable files that an error names.
+NAMED = 5
+
+
+class StreamedImages(Source):
+    """Images as files, decoded and cropped by workers, normalised on the device."""
+
+    def __init__(
+        self,
+        images: EncodedImages,
+        labels: Tensor,
+        *,
+        size: int,
+        resize: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        training: bool,
+        workers: int | None,
+        decode: str,
+        on_error: str,
+        max_unreadable: float,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        """Starts nothing yet: there are workers while there are batches to come.
+
+        Args:
+            images: of the split.
+            labels: int64 `[N]`.
+            size: of the squares that a network sees, in pixels.
+            resize: of the shorter side in the test transform, in pixels.
+            mean: of each channel, for pixels in [0, 1].
+            std: of each channel, for pixels in [0, 1].
+            training: whether the next readable sample takes the place of one that cannot be read; else it is left
+                out. Transforms are a request's matter.
+            workers: processes that decode; 0: this one does; None: one for each core that is this rank's.
+            decode: `exact`, workers resize, or `device`, the device does, to the same bits.
+            on_error: of an image that cannot be read: `fail` or `skip`.
+            max_unreadable: the share of the split that may be skipped.
+            device: where batches are to be.
+            channels_last: the memory format of the batches.
+        """
+        # Here, so that workers, which are forked, have it.
+        from moex.data.images.decoding import Decoder
+
+        self._images, self._labels = images, labels.to(device)
+        self._size = size
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._normalise = Normaliser(mean, std, device=device, memory_format=memory_format)
+        self._skips, self._share = on_error == "skip", max_unreadable
+        self._most = int(max_unreadable * len(images))
+        spares = self._most if self._skips and training else 0
+        self._decoder = Decoder(images, size=size, resize=resize, boxes=decode == "device", spares=spares)
+        self._workers = count_workers() if workers is None else workers
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._unreadable: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def unreadable(self) -> Set[int]:
+        """See `Source`."""
+        return self._unreadable.keys()
+
+    def know_unreadable(self, samples: Set[int]) -> None:
+        """See `Source`."""
+        self._skip({sample: self._images.name(sample) for sample in samples})
+
+    def batches(self, requests: Iterable[Request]) -> Batches:
+        """See `Source`."""
+        with closing(self.decoded(requests)) as decoded:
+            while True:
+                start = time.monotonic()
+                parts = next(decoded, None)
+                self.waited += time.monotonic() - start
+                if parts is None:
+                    return
+                yield self.deliver(parts)
+
+    def decoded(self, requests: Iterable[Request]) -> Generator[list[Part], None, None]:
+        """The parts of each batch, as workers leave them: on the CPU.
+
+        Raises:
+            SourceError: images cannot be read, or a worker died.
+        """
+        requests = iter(requests)
+        # A look at a few samples needs no workers.
+        first = list(islice(requests, 2))
+        size = max((len(request.share) for request in first), default=0)
+        workers = 0 if len(first) < 2 and size <= PART else self._workers
+        ahead = max(PARTS_AHEAD, -(-BATCHES_AHEAD * _count_parts(size) // max(1, workers)))
+        work = _split(chain(first, requests))
+        pinned = self._device.type == "cuda"
+        parts: list[Part] = []
+        with closing(work_ahead(self._decoder, work, workers=workers, ahead=ahead, pinned=pinned)) as results:
+            for part in results:
+                parts.append(part)
+                if part.is_last:
+                    self._check(parts)
+                    yield parts
+                    parts = []
+
+    def _check(self, parts: list[Part]) -> None:
+        """Looks whether all of a batch could be read, or enough of the split."""
+        unreadable = {sample: reason for part in parts for sample, reason in part.unreadable.items()}
+        if self._skips:
+            self._skip(unreadable)
+        elif unreadable:
+            raise SourceError(
+                f"{len(unreadable)} images of a batch cannot be read: {_name_first(unreadable)}. Mend or remove "
+                "them, or set dataset.on_error=skip"
+            )
+
+    def _skip(self, unreadable: Mapping[int, str]) -> None:
+        self._unreadable = {**unreadable, **self._unreadable}
+        if len(self._unreadable) > self._most:
+            raise SourceError(
+                f"{len(self._unreadable)} of {len(self)} images cannot be read, more than the share that "
+                f"dataset.max_unreadable={self._share:g} allows: {_name_first(self._unreadable)}"
+            )
+
+    def deliver(self, parts: list[Part]) -> tuple[Tensor, Tensor]:
+        """A batch on the device: its work there is queued, and not waited for."""
+        if self._stream is None:
+            return self._assemble(parts)
+        with torch.cuda.stream(self._stream):
+            batch = self._assemble(parts)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        for tensor in batch:
+            # Its memory is not to be used again before the loop is done with it.
+            tensor.record_stream(current)
+        return batch
+
+    def _assemble(self, parts: list[Part]) -> tuple[Tensor, Tensor]:
+        samples = torch.cat([part.samples.to(self._device, non_blocking=True) for part in parts])
+        return self._normalise([self._squares(part.images) for part in parts]), self._labels[samples]
+
+    def _squares(self, images: Tensor | Boxes) -> Tensor:
+        moved = images.to(self._device) if isinstance(images, Boxes) else images.to(self._device, non_blocking=True)
+        return resize(moved, size=self._size) if isinstance(moved, Boxes) else moved
+
+
+def _split(requests: Iterable[Request]) -> Iterator[Work]:
+    """The parts of each request's share; an empty one has one part, which is empty."""
+    for request in requests:
+        share = request.share.numpy()
+        samples, draws = request.indices.numpy()[share], None
+        if request.generator is not None:
+            draws = draw(len(request.indices), request.generator)[share]
+        parts = np.array_split(np.arange(len(samples)), _count_parts(len(samples)))
+        for number, part in enumerate(parts, 1):
+            yield Work(samples[part], None if draws is None else draws[part], is_last=number == len(parts))
+
+
+def _count_parts(samples: int) -> int:
+    return max(1, -(-samples // PART))
+
+
+def _name_first(unreadable: Mapping[int, str]) -> str:
+    """The first of them, with what is wrong."""
+    named = [unreadable[sample] for sample in sorted(unreadable)[:NAMED]]
+    return ", ".join([*named, "..."] if len(unreadable) > NAMED else named)
