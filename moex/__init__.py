@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moex.augmentation.moex import MoEx
     from moex.exchange import FeatureExchange, MomentExchange
     from moex.normalisation import exchange_moments, moments
+    from moex.run.candidates import load
 
 __all__ = [
     "CutMix",
@@ -38,6 +39,7 @@ __all__ = [
     "MoEx",
     "MomentExchange",
     "exchange_moments",
+    "load",
     "metrics",
     "models",
     "moments",
@@ -49,6 +51,7 @@ _HOMES = {
     "FeatureExchange": "exchange",
     "MomentExchange": "exchange",
     "exchange_moments": "normalisation",
+    "load": "run.candidates",
     "moments": "normalisation",
 }
 

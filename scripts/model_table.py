@@ -8,6 +8,8 @@ not compiled, keeps of an image for the backward pass.
 """
 
 import argparse
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +75,16 @@ def networks() -> dict[str, dict[str, Any]]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for path in sorted((CONFIGS / "model").glob("*.yaml")):
             config: Any = OmegaConf.to_container(compose(f"model/{path.stem}").model)
-            if ":" not in config["name"]:
-                found[path.stem] = config
+            network, options = models.resolve(config["name"], config["options"])
+            if ":" not in network:
+                found[path.stem] = {"name": network, "options": options}
     return found
 
 
 def rows(name: str, config: dict[str, Any], classes: int) -> list[tuple[str, ...]]:
     """The table's row of a network, and a second one if it can save memory."""
     variants: dict[str, dict[str, Any]] = {name: {}}
-    if "memory_saving" in config["options"]:
+    if "memory_saving" in inspect.signature(family(config["name"])).parameters:
         variants[f"{name}, saving memory"] = {"memory_saving": True}
     found: list[tuple[str, ...]] = []
     for title, options in variants.items():
@@ -98,6 +101,11 @@ def rows(name: str, config: dict[str, Any], classes: int) -> list[tuple[str, ...
             )
         )
     return found
+
+
+def family(network: str) -> Callable[..., nn.Module]:
+    """What builds a network that is written here: its name without its depth."""
+    return models.FAMILIES[network.rstrip("0123456789")]
 
 
 def create(config: dict[str, Any], *, classes: int, **options: Any) -> nn.Module:

@@ -62,7 +62,7 @@ def _print(arguments: argparse.Namespace) -> None:
         print(markdown(as_text(table)))
     else:
         # A pipe or a file has no width that lines would have to fit.
-        print_table(table, Console() if sys.stdout.isatty() else Console(width=1000))
+        print_table(as_text(table), Console() if sys.stdout.isatty() else Console(width=1000))
 
 
 if __name__ == "__main__":

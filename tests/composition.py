@@ -19,6 +19,14 @@ def composed(*overrides: str) -> Config:
     return parse(compose_raw(*overrides))
 
 
+def command_of(experiment: str) -> list[str]:
+    """The arguments in the head of an experiment's file: its name, and what it cannot know."""
+    head = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()[1]
+    program = "# command: python train.py "
+    assert head.startswith(program), head
+    return head.removeprefix(program).split()
+
+
 def compose_raw(*overrides: str, hydra: bool = False) -> DictConfig:
     """What Hydra hands to train.py; with what it keeps for itself, if asked."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -35,6 +35,7 @@ RUNS = {
     "mixed, in two turns": MIXED | {"runtime": {"accumulation": 2}},
     "mixed, in four turns": MIXED | {"runtime": {"accumulation": 4}},
     "mixed, in eight turns": MIXED | {"runtime": {"accumulation": 8}},
+    "mixed, in eight parts": MIXED | {"runtime": {"parts": 8}},
     "fp16": MIXED | {"runtime": {"precision": "fp16"}},
 }
 

@@ -30,6 +30,10 @@ REFUSED = {
         r"unknown key 'logger.use.wandb.projct'.*logger.use.wandb.project",
     ),
     "a loss never read": ({"logger": {"every_steps": 0}}, r"logger.every_steps is 0: it must be 1 or more"),
+    "turns and parts": (
+        {"runtime": {"accumulation": 2, "parts": 8}},
+        r"runtime.accumulation is 2: it must be 1, since runtime.parts is 8",
+    ),
     "no turn": ({"runtime": {"accumulation": 0}}, r"runtime.accumulation is 0: it must be 1 or more"),
     "no time": ({"runtime": {"max_minutes": 0}}, r"runtime.max_minutes is 0.0: it must be more than 0, or null"),
     "unknown device": ({"runtime": {"device": "tpu"}}, r"one of auto, cpu, cuda"),
@@ -156,6 +160,7 @@ OTHER_FOLDER = [
     {"dataset": {"validation": 0.1}},
     {"runtime": {"precision": "bf16"}},
     {"runtime": {"accumulation": 2}},
+    {"runtime": {"parts": 2}},
     {"model": {"options": {"alpha": 48}}},
 ]
 

@@ -57,6 +57,19 @@ def test_ranks_and_turns_are_the_same_to_the_gradient(trained, turns, name):
     assert_same_training(many[name], one[f"mixed, in {word} turns"])
 
 
+def test_parts_are_the_same_on_any_devices(trained):
+    _, one, many, _ = trained
+    assert_same_training(many["mixed, in eight parts"], one["mixed, in eight turns"])
+
+
+def test_parts_that_devices_cannot_share():
+    runtime = RuntimeConfig(parts=8)
+    assert [runtime.turns(devices) for devices in (1, 2, 4, 8)] == [8, 4, 2, 1]
+    for devices in (3, 16):
+        with pytest.raises(ValueError, match=f"runtime.parts is 8: it must be a multiple of the {devices} devices"):
+            runtime.turns(devices)
+
+
 def test_running_statistics_are_those_of_samples(trained):
     """Also where the last batch has fewer samples than there are ranks, or turns."""
     _, one, many, _ = trained

@@ -127,12 +127,6 @@ def test_the_command(root, status):
     beat(root / "digits" / "recipe" / "seed1", minutes=1)
     error = "no layer 'nowhere' in ResNet: points: " + ", ".join(f"stage{index}" for index in range(30))
     change(root, 2, state="failed", message=error)
-    # Runs without a sweep; W&B has a config.yaml of its own.
-    write(root / "single" / "recipe" / "seed0" / "config.yaml", {})
-    finish(root / "single" / "recipe" / "seed0")
-    write(root / "single" / "recipe" / "seed1" / "config.yaml", {})
-    write(root / "single" / "recipe" / "seed0" / "wandb" / "offline-run" / "files" / "config.yaml", {})
-
     code, lines = status(root / "multirun" / "seed-0-1-2")
     assert code == 0
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
@@ -147,31 +141,20 @@ def test_the_command(root, status):
     assert ["2", "seed=2", "failed", error] in rows
     assert lines[-1] == "3 jobs: 1 finished, 1 running, 1 failed"
 
+    write(root / "multirun" / "seed-3" / "sweep.json", {"command": "python train.py --multirun seed=3"})
+    write(root / "multirun" / "seed-3" / "0" / "job.json", record(["seed=3", "augmentation.steps=[moex]"], ""))
     code, below = status(root)
     assert code == 0
-    assert "3 jobs: 1 finished, 1 running, 1 failed" in below
+    assert below[:2] == lines[:2]
+    assert "python train.py --multirun seed=3" in below
     rows = [re.split(r"\s{2,}", line.strip()) for line in below]
-    assert ["single/recipe/seed0", "finished", "30/30", "1.25"] in rows
-    assert ["single/recipe/seed1", "stopped"] in rows
-    assert below[-1] == "2 jobs: 1 finished, 1 stopped"
+    assert ["0", "seed=3 augmentation.steps=[moex]", "waiting"] in rows
+    assert below[-1] == "1 job: 1 waiting"
 
 
 def test_the_command_finds_nothing(tmp_path, status):
     assert status(tmp_path / "nowhere") == (1, [f"error: there is no folder {tmp_path / 'nowhere'}"])
-    assert status(tmp_path) == (1, [f"error: {tmp_path} holds neither a sweep nor a run"])
-
-
-def test_the_command_takes_any_folder_of_a_run(root, status, monkeypatch):
-    run = root / "digits" / "recipe" / "seed0"
-    write(run / "config.yaml", {})
-    finish(run)
-    monkeypatch.chdir(run)
-    for path in (run, "."):
-        code, lines = status(path)
-        assert code == 0
-        assert ["seed0", "finished", "30/30", "1.25"] in [re.split(r"\s{2,}", line.strip()) for line in lines]
-    file = run / "config.yaml"
-    assert status(file) == (1, [f"error: {file} is a file, not a folder"])
+    assert status(tmp_path) == (1, [f"error: {tmp_path} holds no sweep"])
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", "\0"])

@@ -18,8 +18,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from moex import augmentation, data, loggers
+from moex import augmentation, data, loggers, models
 from moex.config.checks import check
+from moex.config.initial import identify_weights
 from moex.config.parts import part, typed
 from moex.config.schema import Config, RuntimeConfig
 from moex.data import DataSet
@@ -32,8 +33,10 @@ __all__ = [
     "RuntimeConfig",
     "acts_on_training",
     "defaults",
+    "identify_weights",
     "known_keys",
     "parse",
+    "parse_test_sets",
     "recipe",
     "run_folder",
     "unknown_key",
@@ -73,7 +76,8 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     config = dataclasses.replace(config, **chosen)
     # By its path, since a data set of this folder may have been composed before the target was.
     config.dataset.name = config.dataset.target or config.dataset.name
-    config.test_sets = _test_sets(values.get("test_sets", {}), config.dataset)
+    config.test_sets = parse_test_sets(values.get("test_sets", {}), config.dataset)
+    config.model.name, config.model.options = models.resolve(config.model.name, config.model.options)
     check(config)
     config.name = config.name or _readable(config)
     return config
@@ -132,32 +136,32 @@ def run_folder(config: Config) -> Path:
     return Path(config.output_root) / f"{_readable(config)}-{digest}" / f"seed{config.seed}"
 
 
-def _test_sets(entries: Any, training_set: DataSet) -> dict[str, DataSet]:
+def parse_test_sets(entries: Any, training_set: DataSet, *, key: str = "test_sets") -> dict[str, DataSet]:
     """The test sets of a list, by their labels; or of a mapping, whose keys are the labels.
 
     What an entry leaves open is as the training set has it, where that was changed: the size of images, the workers.
     A label is the name, and what acts and differs from that.
     """
     allowed = "a list of data sets, each a name, or its keys, such as {name: imagenet_a, root: data}"
-    require(isinstance(entries, list | Mapping), "test_sets", entries, allowed)
+    require(isinstance(entries, list | Mapping), key, entries, allowed)
     labelled = entries.items() if isinstance(entries, Mapping) else [(None, entry) for entry in entries]
     found: dict[str, DataSet] = {}
     for label, entry in labelled:
         values = {"name": entry} if isinstance(entry, str) else entry
         is_named = isinstance(values, Mapping) and (values.get("name") or values.get("target"))
-        require(bool(is_named), "test_sets", entry, allowed)
+        require(bool(is_named), key, entry, allowed)
         name = values.get("target") or values["name"]
-        schema = data.find(name, target=values.get("target"), key="test_sets.target")
+        schema = data.find(name, target=values.get("target"), key=f"{key}.target")
         usual = _changed(training_set, schema) | {"name": name, "target": values.get("target")}
         dataset, plain = (
-            typed(settings, schema, key=f"test_sets.{name}", title=name) for settings in (usual | {**values}, usual)
+            typed(settings, schema, key=f"{key}.{name}", title=name) for settings in (usual | {**values}, usual)
         )
         acting = dataset.recipe()
         changed = [
-            f"{key}={value}" for key, value in vars(dataset).items() if key in acting and value != getattr(plain, key)
+            f"{own}={value}" for own, value in vars(dataset).items() if own in acting and value != getattr(plain, own)
         ]
         label = label or ",".join([name, *changed])
-        require(label not in found, "test_sets", label, "there once")
+        require(label not in found, key, label, "there once")
         dataset.name = name
         found[label] = dataset
     return found

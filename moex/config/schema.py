@@ -1,6 +1,7 @@
 """Which keys a configuration has, and of which types. What they default to is what their YAML files say as well."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from moex import augmentation, data
@@ -9,21 +10,50 @@ from moex.checkpoint import CheckpointConfig
 from moex.data import DataSet
 from moex.distributed import DevicesConfig
 from moex.loggers import LoggerConfig
+from moex.models.published import LIBRARIES, is_published
 from moex.optim import SGD, Optimizer, Schedule, Step
 from moex.settings import require
 
 
 @dataclass
 class ModelConfig:
-    """`moex.models.create(name, **options)`."""
+    """`moex.models.create(name, **options)`, and the weights that training begins from; null: fresh ones.
+
+    `weights` is a file, or names a library's: `torchvision` and `timm` those of this network, others as
+    `moex.models.published` reads them. `weights_digest` is the file's, which a recipe knows it by.
+    """
 
     name: str = "resnet8"
     options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    weights_digest: str | None = None
+
+    @property
+    def published_weights(self) -> str | None:
+        """The name of a library's weights; None where they are no library's."""
+        if self.weights is None or not is_published(self.weights):
+            return None
+        return self.weights if ":" in self.weights else self.name
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Where the weights are; None where they are no file's."""
+        return None if self.weights is None or is_published(self.weights) else Path(self.weights)
+
+    def check(self, key: str) -> None:
+        """Refuses values that do not fit each other; see `moex.settings`."""
+        own = self.weights not in LIBRARIES or self.name.startswith(f"{self.weights}:")
+        require(
+            own, f"{key}.weights", self.weights, f"a file, or {self.weights}:NAME, since {key}.name is {self.name!r}"
+        )
+        file = self.weights_digest is None or self.weights_file is not None
+        require(file, f"{key}.weights_digest", self.weights_digest, f"null, since {key}.weights is {self.weights}")
 
     def recipe(self) -> dict[str, Any]:
         """What acts on the training: not what saves memory for the same numbers."""
         options = {key: value for key, value in self.options.items() if key != "memory_saving"}
-        return {"name": self.name, "options": options}
+        weights = self.weights_digest or self.published_weights or self.weights
+        return {"name": self.name, "options": options, "weights": weights}
 
 
 @dataclass
@@ -47,11 +77,12 @@ class MomentsConfig:
 class RuntimeConfig(DevicesConfig):
     """How machines are used; together they train a batch.
 
-    `accumulation` is the number of turns in which each device takes its share of the batch. `channels_last` null:
-    where it helps.
+    `accumulation` is the number of turns in which each device takes its share of the batch; in its place, `parts` is
+    that of the shares, on however many devices. `channels_last` null: where it helps.
     """
 
     accumulation: int = 1
+    parts: int | None = None
     sync_batchnorm: bool = False
     max_minutes: float | None = None
     precision: str = "fp32"
@@ -69,12 +100,28 @@ class RuntimeConfig(DevicesConfig):
         """
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
+    def turns(self, world_size: int) -> int:
+        """In how many turns each of so many devices takes its share of a batch.
+
+        Raises:
+            ValueError: the devices cannot share the parts evenly.
+        """
+        if self.parts is None:
+            return self.accumulation
+        fits = self.parts % world_size == 0
+        devices = f"{world_size} device{'s' if world_size > 1 else ''}"
+        require(fits, "runtime.parts", self.parts, f"a multiple of the {devices}; choose runtime.devices, or null")
+        return self.parts // world_size
+
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
         super().check(key)
         precisions = ("fp32", "tf32", "bf16", "fp16")
         require(self.precision in precisions, f"{key}.precision", self.precision, f"one of {', '.join(precisions)}")
         require(self.accumulation >= 1, f"{key}.accumulation", self.accumulation, "1 or more")
+        require(self.parts is None or self.parts >= 1, f"{key}.parts", self.parts, "1 or more, or null")
+        alone = self.parts is None or self.accumulation == 1
+        require(alone, f"{key}.accumulation", self.accumulation, f"1, since {key}.parts is {self.parts}")
         minutes = self.max_minutes
         require(minutes is None or minutes > 0, f"{key}.max_minutes", minutes, "more than 0, or null")
 
@@ -82,6 +129,7 @@ class RuntimeConfig(DevicesConfig):
         """What acts on the training; a run may go on with other devices, and says so."""
         return {
             "accumulation": self.accumulation,
+            "parts": self.parts,
             "sync_batchnorm": self.sync_batchnorm,
             "precision": self.precision,
             "compile": self.compile,

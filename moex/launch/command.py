@@ -1,5 +1,6 @@
 """The command: Hydra's program over its jobs, and how it ends."""
 
+import dataclasses
 import difflib
 import os
 import re
@@ -10,28 +11,43 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 
 import moex
 from moex import config
+from moex.config.evaluation import EvaluationConfig
 from moex.files import SaveError
 from moex.launch.manifests import store_manifests
 from moex.launch.signals import Stopped, raise_on_signals
 
-# Every key of the schema is there to be overridden, whichever choice a group makes.
-ConfigStore.instance().store("schema", config.defaults())
+# Every key of the schema is there to be overridden, whichever choice a group makes; options are the network's own.
+schema = OmegaConf.create(config.defaults())
+OmegaConf.set_struct(schema.model.options, False)
+ConfigStore.instance().store("schema", schema)
+evaluation = OmegaConf.create(dataclasses.asdict(EvaluationConfig()))
+OmegaConf.set_struct(evaluation.dataset, False)
+OmegaConf.set_struct(evaluation.model.options, False)
+ConfigStore.instance().store("evaluation_schema", evaluation)
 
 
 class LaunchError(Exception):
     """What a command cannot do, in words for its user."""
 
 
-def run_command(train: Callable[[], object], arguments: Sequence[str], *, configs: Path) -> int:
+def run_command(
+    program: Callable[[], object],
+    arguments: Sequence[str],
+    *,
+    configs: Path,
+    unknown_key: Callable[[str], str] = config.unknown_key,
+) -> int:
     """Runs Hydra's program over its jobs, which exits by itself where it has an exit code to tell.
 
     Args:
-        train: a function that `hydra.main` decorates.
+        program: a function that `hydra.main` decorates.
         arguments: of the command line, the program's name first.
         configs: the folder of the groups; the manifests in `experiments/` are beside it.
+        unknown_key: says what is wrong about a key that the program lacks.
 
     Returns:
         The exit code: 1 for a mistake in the arguments, 128 and its number for a signal.
@@ -50,9 +66,9 @@ def run_command(train: Callable[[], object], arguments: Sequence[str], *, config
             store_manifests(configs.with_name("experiments"), configs)
         except ValueError as error:
             raise LaunchError(str(error)) from None
-        train()
+        program()
     except (LaunchError, HydraException, SaveError) as error:
-        print(f"error: {explain(error)}", file=sys.stderr, flush=True)
+        print(f"error: {explain(error, unknown_key)}", file=sys.stderr, flush=True)
         return 1
     except Stopped as stopped:
         command = shlex.join(["python", *arguments])
@@ -61,13 +77,13 @@ def run_command(train: Callable[[], object], arguments: Sequence[str], *, config
     return 0
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, unknown_key: Callable[[str], str]) -> str:
     """What is wrong, in a line: what Hydra says, without the lines about its inside."""
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: an override is KEY=VALUE or GROUP=CHOICE"
     unknown = re.match(r"Could not override '(\S+)'\.\nTo append to your config", str(error))
     if unknown and not unknown[1].startswith(("hydra.", "model.options.")):
-        return config.unknown_key(unknown[1])
+        return unknown_key(unknown[1])
     pattern = r"Could not find '([\w/]+)/([^/']+)'\s+Available options in '[\w/]+':(.*?)(?:Config search path|$)"
     if absent := re.search(pattern, str(error), re.DOTALL):
         group, name, choices = absent[1], absent[2], absent[3].split()

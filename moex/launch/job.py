@@ -58,6 +58,9 @@ def make_job(composed: DictConfig, hydra: Any) -> Job:
         raise ValueError(str(error).splitlines()[0]) from None
     values["name"] = name_run(values["name"], overrides)
     parsed = config.parse(values)
+    config.identify_weights(parsed)
+    # The worker needs no file to find the run's folder.
+    values["model"]["weights_digest"] = parsed.model.weights_digest
     record = Path(hydra.sweep.dir, hydra.sweep.subdir, RECORD) if hydra.mode == RunMode.MULTIRUN else None
     command = command_line(hydra, overrides)
     return Job(overrides, command, values, config.run_folder(parsed), parsed.runtime, record)

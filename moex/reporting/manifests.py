@@ -15,6 +15,9 @@ from yaml import YAMLError
 
 from moex.reporting.runs import METRICS
 
+# What a table may show: of ImageNet-C one figure more.
+FIGURES = (*METRICS, "mean_corruption_error")
+
 
 @dataclass
 class Number:
@@ -24,18 +27,21 @@ class Number:
     error's standard deviation.
     """
 
-    error: float = MISSING
+    error: float | None = None
     std: float | None = None
     top5_error: float | None = None
+    aurra: float | None = None
+    rms_calibration_error: float | None = None
+    mean_corruption_error: float | None = None
     source: str = MISSING
     unconfirmed: bool = False
 
 
 @dataclass
 class Cell:
-    """An experiment of configs/experiment/, with what is overridden in it."""
+    """An experiment of configs/experiment/, with what is overridden in it; null: what is reported stands alone."""
 
-    experiment: str = MISSING
+    experiment: str | None = MISSING
     overrides: dict[str, Any] = field(default_factory=dict)
     paper: list[Number] = field(default_factory=list)
 
@@ -51,10 +57,14 @@ class Row:
 
 @dataclass
 class Table:
-    """A table: which cells it has, over which seeds, and which metrics it shows of them."""
+    """A table: which cells it has, over which seeds, and which metrics it shows of them.
+
+    `test_set` is the one of the runs' `test_sets` that it shows; null: the test set of their own data.
+    """
 
     title: str = MISSING
     note: str = ""
+    test_set: str | None = None
     metrics: list[str] = MISSING
     seeds: list[int] = MISSING
     columns: list[str] = MISSING
@@ -130,7 +140,7 @@ def read_tables(folder: Path, *, experiments: Collection[str]) -> dict[str, Tabl
         path = folder / f"{name}.yaml"
         _check(table, path)
         for cell in table.cells():
-            if cell.experiment not in experiments:
+            if cell.experiment is not None and cell.experiment not in experiments:
                 raise ValueError(f"{path}: there is no experiment {cell.experiment!r} in configs/experiment")
     return tables
 
@@ -149,13 +159,21 @@ def read_studies(folder: Path) -> dict[str, Study]:
 
 
 def paper_numbers(tables: dict[str, Table]) -> dict[str, list[dict[str, Any]]]:
-    """What is reported of each experiment, as plain dictionaries that name the table; unset keys are left out."""
+    """What is reported of each experiment, as plain dictionaries that name the table; unset keys are left out.
+
+    What is reported of a cell that overrides something is not the experiment's.
+    """
     numbers: dict[str, list[dict[str, Any]]] = {}
     for name, table in tables.items():
+        own = {"table": name} if table.test_set is None else {"table": name, "test_set": table.test_set}
         for cell in table.cells():
+            if cell.experiment is None or cell.overrides:
+                continue
             for number in cell.paper:
-                values = {key: value for key, value in vars(number).items() if value not in (None, False)}
-                numbers.setdefault(cell.experiment, []).append({"table": name, **values})
+                values = {
+                    key: value for key, value in vars(number).items() if value is not None and value is not False
+                }
+                numbers.setdefault(cell.experiment, []).append(own | values)
     return numbers
 
 
@@ -192,11 +210,14 @@ def _check(table: Table, path: Path) -> None:
             raise ValueError(f"{path}: {key} is {value!r}: it must be {allowed}")
 
     names = [row.name for row in table.rows]
-    require(set(table.metrics) <= set(METRICS), "metrics", table.metrics, f"of {', '.join(METRICS)}")
+    require(set(table.metrics) <= set(FIGURES), "metrics", table.metrics, f"of {', '.join(FIGURES)}")
     require(len(set(table.seeds)) == len(table.seeds) > 0, "seeds", table.seeds, "one or more different numbers")
     require(len(set(names)) == len(names), "the list of the rows' names", names, "without repetition")
     for row in table.rows:
         own = [name for name in names if name != row.name]
         require(row.against in [None, *own], f"against of {row.name!r}", row.against, f"one of {', '.join(own)}")
         unknown = set(row.cells) - set(table.columns)
+        for number in (number for cell in row.cells.values() for number in cell.paper):
+            told = any(getattr(number, figure, None) is not None for figure in FIGURES)
+            require(told, f"a number of {row.name!r}", number.source, f"one with {', '.join(FIGURES)}, or several")
         require(not unknown, f"a column of {row.name!r}", ", ".join(unknown), f"one of {', '.join(table.columns)}")

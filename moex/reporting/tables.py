@@ -1,7 +1,7 @@
 """Any finished runs as a table: a row for each recipe, told by the keys in which the recipes differ."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,17 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-def print_table(table: pd.DataFrame, console: Console) -> None:
-    """Prints what `tabulate` returns."""
-    text = as_text(table)
+def print_table(text: pd.DataFrame, console: Console, *, left: Collection[str] = ("name",)) -> None:
+    """Prints a table of texts, such as `as_text` makes.
+
+    Args:
+        text: a row a line; without its index.
+        console: where.
+        left: the columns that are not numbers.
+    """
     printed = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in text.columns:
-        printed.add_column(column, overflow="fold", justify="left" if column == "name" else "right")
+        printed.add_column(column, overflow="fold", justify="left" if column in left else "right")
     for row in text.to_numpy():
         printed.add_row(*row)
     console.print(printed, markup=False, highlight=False)

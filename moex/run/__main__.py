@@ -49,8 +49,9 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
                 how = f"python evaluate.py checkpoint={folder} dataset={name}"
                 console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
             return 0
-        processes = layout(config.runtime, visible_gpus=visible_gpus(config))
-        check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=config.runtime.accumulation)
+        processes = layout(config.runtime, visible_gpus=visible_gpus(config.runtime))
+        turns = config.runtime.turns(processes.world_size)
+        check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=turns)
         check_network(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -68,7 +69,9 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
 
 
 def _exit_with_the_parent() -> None:
-    sys.stdin.read()
+    # Not through sys.stdin, whose lock would be held in every process that is forked meanwhile.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     # The parent is gone; what was being written aside stays aside, and the next run resumes.
     os._exit(1)
 

@@ -13,12 +13,14 @@ from moex import data, models
 from moex.augmentation.mixing import FEW
 from moex.beyond_moments import keep_moments, remove_moments
 from moex.checkpoint import CheckpointConfig
-from moex.config import Config, recipe, run_folder
+from moex.config import Config, RuntimeConfig, recipe, run_folder
 from moex.data import TEST, TRAIN, VALIDATION, Request, Source
 from moex.distributed import local_rank, share_gradients, world_size
 from moex.engine import State, Training
 from moex.features import last_of_sequence
 from moex.loggers import LoggerConfig
+from moex.models.published import fetch_published
+from moex.models.weights import Weights, fit_weights, load_weights, read_weights
 from moex.optim import WeightAverage
 from moex.points import resolve_layer
 from moex.randomness import Purpose, seed_torch
@@ -75,18 +77,23 @@ def build_run(
     device: torch.device,
     *,
     test_sets: Mapping[str, PreparedSet] | None = None,
+    weights: Weights | None = None,
 ) -> Run:
-    """The run before its first step: its weights depend on the configuration and the seed alone.
+    """The run before its first step: its weights depend on the configuration, the seed and given weights alone.
 
     Args:
         config: of the run.
         sources: of its splits, as `load_sources` returns them.
         device: where it trains.
         test_sets: as `load_test_sets` returns them; None: none.
+        weights: as `read_initial_weights` returns them; None: fresh ones.
     """
     seed_torch(config.seed, Purpose.NETWORK)
     memory_format = torch.channels_last if config.runtime.has_channels_last else torch.contiguous_format
-    model = create_model(config).to(device).to(memory_format=memory_format)
+    model = create_model(config)
+    if weights is not None:
+        load_weights(model, weights, new_head=True)
+    model = model.to(device).to(memory_format=memory_format)
     decay = config.optimizer.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
     # The hooks are there before compilation, so that they are compiled too.
@@ -122,7 +129,7 @@ def build_run(
         mixing=mixing,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        accumulation=config.runtime.accumulation,
+        accumulation=config.runtime.turns(world_size()),
         precision=config.runtime.precision,
         learning_rate=learning_rate,
         seed=config.seed,
@@ -162,6 +169,31 @@ def load_sources(config: Config, device: torch.device) -> dict[str, Source]:
     )
 
 
+def read_initial_weights(config: Config) -> Weights | None:
+    """The weights that training begins from, if there are any but fresh ones.
+
+    Raises:
+        ValueError: they are missing or damaged, or are not this network's but for a last layer of other classes.
+        OSError: they cannot be fetched.
+    """
+    published, file = config.model.published_weights, config.model.weights_file
+    if published is not None:
+        weights = fetch_published(published).weights
+    elif file is not None:
+        weights = read_weights(file)
+    else:
+        return None
+    with torch.device("meta"):
+        model = create_model(config)
+    try:
+        fit_weights(model, weights, new_head=True)
+    except ValueError as error:
+        raise ValueError(
+            f"model.weights is {config.model.weights!r}, not of network {config.model.name!r}: {error}"
+        ) from None
+    return weights
+
+
 def load_test_sets(config: Config, device: torch.device) -> dict[str, PreparedSet]:
     """Looks for the files of every test set, and for its classes among those of the training set; by their labels.
 
@@ -193,29 +225,28 @@ def few_samples(source: Source) -> torch.Tensor:
     return inputs
 
 
-def visible_gpus(config: Config) -> int:
+def visible_gpus(runtime: RuntimeConfig) -> int:
     """How many GPUs a run may use on this machine; 0 trains on the CPU. Leaves CUDA as it is.
 
     Raises:
         ValueError: CUDA was asked for and is not there.
     """
-    wanted = config.runtime.device
+    wanted = runtime.device
     gpus = 0 if wanted == "cpu" else torch.cuda.device_count()
     if wanted == "cuda" and not gpus:
         raise ValueError("runtime.device is 'cuda' and this machine has no CUDA device: use auto or cpu")
-    if config.runtime.sync_batchnorm and not gpus:
+    if runtime.sync_batchnorm and not gpus:
         raise ValueError("runtime.sync_batchnorm is true: PyTorch has it for GPUs alone, and this run is on the CPU")
     return gpus
 
 
-def choose_device(config: Config) -> torch.device:
+def choose_device(runtime: RuntimeConfig) -> torch.device:
     """The device of this rank, and torch's global switches for it.
 
     Raises:
         ValueError: CUDA was asked for and is not there.
     """
-    runtime = config.runtime
-    device = torch.device("cuda", local_rank()) if visible_gpus(config) else torch.device("cpu")
+    device = torch.device("cuda", local_rank()) if visible_gpus(runtime) else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if runtime.deterministic:
@@ -269,14 +300,19 @@ def check_network(config: Config) -> None:
         mixing.prepare(torch.randn(FEW, *shape))
 
 
-def create_model(config: Config) -> nn.Module:
-    """The network that the configuration names, for the data set that it names."""
+def create_model(config: Config, *, num_classes: int | None = None) -> nn.Module:
+    """The network that the configuration names.
+
+    Args:
+        config: of the run.
+        num_classes: K; by default those of the data set, whose files may tell.
+    """
     for option in ("num_classes", "in_channels"):
         if option in config.model.options:
             raise ValueError(f"model.options.{option} cannot be set: data set {config.dataset.name!r} decides it")
     model = models.create(
         config.model.name,
-        num_classes=config.dataset.num_classes,
+        num_classes=num_classes or config.dataset.num_classes,
         in_channels=config.dataset.channels,
         **config.model.options,
     )

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,22 @@ from moex.run.build import Run
 PATIENCE = 10.0
 
 
+# A line for each output of the network.
+CLASSES = "classes.txt"
+
+
 class NonFiniteError(Exception):
     """The loss or a weight is not finite any more."""
 
 
 @contextmanager
-def claim(folder: Path, config: dict[str, Any]) -> Iterator[None]:
+def claim(folder: Path, config: dict[str, Any], *, classes: Sequence[str] | None = None) -> Iterator[None]:
     """Creates the run's folder and its config.yaml, and keeps other processes away inside the block.
 
     Args:
         folder: the run's.
         config: the whole configuration, as a nested dictionary.
+        classes: the names of the network's outputs, which classes.txt keeps; None where they are but numbers.
 
     Raises:
         ValueError: another process trains in it.
@@ -48,6 +53,8 @@ def claim(folder: Path, config: dict[str, Any]) -> Iterator[None]:
     try:
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         write_text_atomically(folder / "config.yaml", text)
+        if classes is not None:
+            write_text_atomically(folder / CLASSES, "".join(f"{name}\n" for name in classes))
         yield
     finally:
         lock.release()
@@ -65,9 +72,15 @@ def resume(run: Run, saved: dict[str, Any] | None, command: str, *, console: Con
         console.print(f"continuing {run.folder} after epoch {state.epoch}, step {state.step}", soft_wrap=True)
         before = sessions[-1]["world_size"]
         if before != world_size():
+            # Of a batch in parts the shares stay, but rank 0 sees more of them, or fewer.
+            others = (
+                "BatchNorm's running statistics"
+                if "runtime.parts" in run.recipe
+                else "partners and BatchNorm's shares"
+            )
             console.print(
-                f"on {world_size()} device{'s' if world_size() > 1 else ''} after {before}: partners and BatchNorm's "
-                "shares are others from here on, so the numbers will not be those of an unbroken run",
+                f"on {world_size()} device{'s' if world_size() > 1 else ''} after {before}: {others} are others from "
+                "here on, so the numbers will not be those of an unbroken run",
                 soft_wrap=True,
             )
     sessions.append({"start": now(), "command": command, "world_size": world_size(), **commit()})

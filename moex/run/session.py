@@ -13,7 +13,7 @@ from moex.config import parse, run_folder
 from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
-from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets
+from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets, read_initial_weights
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
 from moex.run.result import ScoringError, finish, show
 from moex.run.training import Stopped, TimeOver, train
@@ -35,17 +35,19 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
     """
     config = parse(job["config"])
     folder = run_folder(config)
-    device = choose_device(config)
+    device = choose_device(config.runtime)
     if layout.world_size > 1:
         join(device)
     console = Console(quiet=rank() > 0)
-    result = saved = fault = None
+    result = saved = fault = weights = None
     with ExitStack() as stack:
         try:
             sources = load_sources(config, device)
             test_sets = load_test_sets(config, device)
             if rank() == 0:
-                stack.enter_context(claim(folder, dataclasses.asdict(config)))
+                if last_checkpoint(folder) is None:
+                    weights = read_initial_weights(config)
+                stack.enter_context(claim(folder, dataclasses.asdict(config), classes=config.dataset.class_names))
                 # The process that held it may have finished the run.
                 result = read_result(folder)
                 saved = checkpoint.load(folder / "checkpoints", report=console.print)
@@ -53,14 +55,14 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             # A mistake in what was asked for; what fails from here on is ours.
             fault = str(error)
         faults = [fault for fault in gather(fault) if fault is not None]
-        result, saved = broadcast((result, saved))
+        result, saved, weights = broadcast((result, saved, weights))
         if faults:
             return _tell(f"error: {faults[0]}", code=1)
         if result is None:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
                 console.print(f"training on {layout.world_size} devices of {machines}", soft_wrap=True)
-            run = build_run(config, sources, device, test_sets=test_sets)
+            run = build_run(config, sources, device, test_sets=test_sets, weights=weights)
             resume(run, saved, job["command"], console=console)
             try:
                 with _open_loggers(run, console) as loggers:

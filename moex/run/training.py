@@ -120,7 +120,11 @@ def _follow_steps(
             values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
             loggers.log(values, step=state.global_step)
         action = agreement.settle(timer.action())
-        if action >= Action.SAVE or (every_steps is not None and state.step % every_steps == 0):
+        # After the last step of an epoch a save follows its evaluation. One before would let the epoch's row, logged
+        # at the same step, be logged twice where a run is killed in between.
+        is_last = state.step == state.steps_per_epoch
+        is_due = action == Action.SAVE or (every_steps is not None and state.step % every_steps == 0)
+        if action > Action.SAVE or (is_due and not is_last):
             save(run)
             timer.reset_save()
         if rank() == 0 and (action > Action.SAVE or timer.heartbeat_is_due()):

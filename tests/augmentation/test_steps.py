@@ -243,6 +243,7 @@ MISTAKES = [
     ("dropblock", {"points": ["images"]}, r"dropblock\.points is \['images'\]: it must be layers alone"),
     ("dropblock", {"block_size": 2}, r"dropblock\.block_size is 2: it must be an odd number"),
     ("dropblock", {"rate": 1.0}, r"dropblock\.rate is 1\.0: it must be in \[0, 1\)"),
+    ("label_smoothing", {"spread": "none"}, r"label_smoothing\.spread is 'none': it must be one of all, others"),
     ("label_smoothing", {"epsilon": 2.0}, r"label_smoothing\.epsilon is 2\.0: it must be in \[0, 1\]"),
     ("moex", {"layer": "stage9"}, "no layer 'stage9' in Net"),
 ]
@@ -293,6 +294,22 @@ def test_smoothed_labels_are_those_of_the_loss():
     labels, logits = batch()[1], torch.randn(BATCH, CLASSES, dtype=torch.float64)
     soft = smooth_labels(F.one_hot(labels, CLASSES).double(), torch.tensor([0.9], dtype=torch.float64))
     torch.testing.assert_close(F.cross_entropy(logits, soft), F.cross_entropy(logits, labels, label_smoothing=0.1))
+
+
+def test_smoothing_over_the_others_is_the_published_law():
+    """Of mixed labels too, whose published loss is the weighted sum of the losses of both."""
+    step, weight = moex.LabelSmoothing(epsilon=0.3, spread="others"), 0.6
+    (operation,) = step.draw(None)
+    own, partners = torch.tensor([1, 4, 0]), torch.tensor([2, 4, 1])
+
+    def published(labels):
+        smoothed = torch.full((len(labels), CLASSES), 0.3 / (CLASSES - 1))
+        smoothed[torch.arange(len(labels)), labels] = 1 - 0.3
+        return smoothed
+
+    mixed = weight * F.one_hot(own, CLASSES) + (1 - weight) * F.one_hot(partners, CLASSES)
+    expected = weight * published(own) + (1 - weight) * published(partners)
+    torch.testing.assert_close(operation.mix_labels(mixed), expected)
 
 
 def test_mixup_of_tokens():

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import yaml
+from composition import CONFIGS, composed
 
 import moex
 from moex import models
@@ -26,6 +28,49 @@ def test_networks_of_libraries_and_their_points(name):
     assert points.items() >= POINTS[name].items()
     for path in points.values():
         model.get_submodule(path)
+
+
+FILES = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+
+
+def shapes(model):
+    return {key: value.shape for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_of_configs_is_a_name(name):
+    """It builds what the file amounts to in a run, whose recipe has the network that the name stands for."""
+    config = composed(f"model={name}", "augmentation=none").model
+    with torch.device("meta"):
+        by_name = models.create(name, num_classes=7)
+        by_file = models.create(config.name, num_classes=7, **config.options)
+    assert shapes(by_name) == shapes(by_file)
+    assert str(by_name) == str(by_file)
+    assert models.resolve(config.name, config.options) == (config.name, config.options)
+    # What a name stands for is said once, in the package.
+    content = yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text())
+    assert content == {"name": name, "options": {}}
+    assert set(models.NAMED) <= set(FILES)
+
+
+def test_a_name_takes_options_in_place_of_its_own():
+    with torch.device("meta"):
+        narrow = models.create("wrn28_10", num_classes=7, width=2)
+        assert shapes(narrow) == shapes(models.create("wrn28", num_classes=7, width=2, dropout=0.3))
+        assert "p=0.3" in str(narrow)
+
+
+def test_densenet265():
+    """Huang et al. 2017, table 1: 33.3 M parameters with k = 32."""
+    with torch.device("meta"):
+        model = models.create("densenet265", num_classes=1000)
+        exchange = moex.MomentExchange(model, "stem")
+        assert exchange.layer == "features.pool0"
+        blocks = [len(model.get_submodule(f"features.denseblock{index}")) for index in range(1, 5)]
+        assert blocks == [6, 12, 64, 48]
+        assert model.features.pool0(model.features.conv0(torch.empty(1, 3, 224, 224))).shape == (1, 64, 56, 56)
+        assert model.features.denseblock1.denselayer1.conv2.out_channels == 32
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == 33.3
 
 
 def test_a_network_of_unknown_layout_takes_paths():
@@ -60,6 +105,9 @@ MISTAKES = {
     "timm:resnet19": ({}, r"timm has no network 'resnet19': the nearest are resnet"),
     "torchvision:resnet19": ({}, r"torchvision has no network 'resnet19': the nearest are resnet"),
     "torchvision:resnet18": ({"in_channels": 1}, r"takes images of 3 channels, not 1"),
+    "densenet265": ({"in_channels": 1}, r"torchvision:densenet265 takes images of 3 channels, not 1"),
+    "torchvision:densenet265": ({"depth": 264}, r"network 'torchvision:densenet265' has no option 'depth'"),
+    "wrn28_10": ({"widths": 9}, r"network 'wrn28' has no option 'widths'"),
 }
 
 

@@ -148,7 +148,7 @@ def test_what_is_no_result(tmp_path, text):
 
 def test_it_is_printed(outputs):
     stream = StringIO()
-    print_table(tabulate([outputs], against="augmentation.moex.norm=pono"), Console(file=stream, width=1000))
+    print_table(as_text(tabulate([outputs], against="augmentation.moex.norm=pono")), Console(file=stream, width=1000))
     printed = stream.getvalue()
     assert "[moex]" in printed
     assert f"{np.mean(ERRORS['pono']) * 100:.2f} ± {100 * np.std(ERRORS['pono'], ddof=1):.2f}" in printed

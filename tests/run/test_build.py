@@ -92,8 +92,8 @@ def test_accepted_points(layer):
 def test_cuda_must_be_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=r"no CUDA device: use auto or cpu"):
-        choose_device(parse({"runtime": {"device": "cuda"}}))
-    assert choose_device(parse({})) == CPU
+        choose_device(parse({"runtime": {"device": "cuda"}}).runtime)
+    assert choose_device(parse({}).runtime) == CPU
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["cpu", "cuda"])
@@ -101,11 +101,11 @@ def test_cuda_must_be_there(monkeypatch):
 def test_tensor_float_32_where_it_is_asked_for_and_there(monkeypatch, precision, there):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(there))
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
-    choose_device(parse({"runtime": {"precision": precision}}))
+    choose_device(parse({"runtime": {"precision": precision}}).runtime)
     switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     assert switches == ((True, True) if there and precision == "tf32" else (False, False))
     assert there or torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-    choose_device(parse({}))
+    choose_device(parse({}).runtime)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

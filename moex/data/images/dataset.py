@@ -1,6 +1,6 @@
 """What data sets of encoded images have in common: the published crops, and how they are decoded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,14 @@ from moex.settings import require
 class EncodedImageSet(DataSet):
     """Images in files, decoded by workers; a subclass says where the files are and reads which.
 
+    By default crops are those that are published for ImageNet: RandomResizedCrop and a flip in training.
+
     Attributes:
+        size: of a crop's side, in pixels.
+        resize: to how many pixels the shorter side of a test image is resized, before its central crop is taken.
+        interpolation: Pillow's `bilinear` or `bicubic`.
+        mean: of each channel, for pixels in [0, 1].
+        std: of each channel, for pixels in [0, 1].
         workers: processes that decode, of each rank; null: one for each core that a rank may use.
         decode: what workers do: `exact`, decoding, crop and resize, the published bits; `device`, decoding alone,
             where crop and resize are left to the device and pixels differ in their last bit.
@@ -26,17 +33,16 @@ class EncodedImageSet(DataSet):
     """
 
     cutout_size: int = 112
+    size: int = 224
+    resize: int = 256
+    interpolation: str = "bilinear"
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     workers: int | None = None
     decode: str = "exact"
     on_error: str = "fail"
     max_unreadable: float = 0.001
     listings: str = "outputs/listings"
-
-    # Published: RandomResizedCrop and a flip; the test image's shorter side, and its central crop.
-    size = 224
-    resize = 256
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,8 +56,9 @@ class EncodedImageSet(DataSet):
             samples.labels,
             size=self.size,
             resize=self.resize,
-            mean=self.mean,
-            std=self.std,
+            interpolation=self.interpolation,
+            mean=tuple(self.mean),
+            std=tuple(self.std),
             training=training,
             workers=self.workers,
             decode=self.decode,
@@ -69,6 +76,14 @@ class EncodedImageSet(DataSet):
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
         super().check(key)
+        require(self.size >= 1, f"{key}.size", self.size, "1 pixel or more")
+        allowed = f"{key}.size, {self.size}, or more"
+        require(self.resize >= self.size, f"{key}.resize", self.resize, allowed)
+        filters = ("bilinear", "bicubic")
+        require(self.interpolation in filters, f"{key}.interpolation", self.interpolation, "bilinear or bicubic")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            require(len(values) == 3, f"{key}.{name}", values, "a list of three numbers")
+        require(min(self.std) > 0, f"{key}.std", self.std, "more than 0")
         require(self.workers is None or self.workers >= 0, f"{key}.workers", self.workers, "0 or more, or null")
         require(self.decode in ("exact", "device"), f"{key}.decode", self.decode, "exact or device")
         require(self.on_error in ("fail", "skip"), f"{key}.on_error", self.on_error, "fail or skip")

@@ -33,6 +33,32 @@ class EncodedFiles(ABC):
 
 
 @dataclass(frozen=True)
+class JoinedFiles(EncodedFiles):
+    """The files of two sets, one after the other."""
+
+    first: EncodedFiles
+    second: EncodedFiles
+
+    def __len__(self) -> int:
+        """See `EncodedFiles`."""
+        return len(self.first) + len(self.second)
+
+    def name(self, index: int) -> str:
+        """See `EncodedFiles`."""
+        files, position = self._find(index)
+        return files.name(position)
+
+    def read(self, index: int) -> bytes:
+        """See `EncodedFiles`."""
+        files, position = self._find(index)
+        return files.read(position)
+
+    def _find(self, index: int) -> tuple[EncodedFiles, int]:
+        behind = index - len(self.first)
+        return (self.first, index) if behind < 0 else (self.second, behind)
+
+
+@dataclass(frozen=True)
 class EncodedImages:
     """Some of the files, in an order: the inputs of `moex.data.Samples`.
 
