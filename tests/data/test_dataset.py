@@ -28,13 +28,6 @@ DATA_SETS = {
     "objectnet": {"test": 18_574},
     "imagenet32": {"train": 1_281_167, "test": 50_000},
     "imagenet64": {"train": 1_281_167, "test": 50_000},
-    "imagenet_a": {"test": 7_500},
-    "imagenet_c": {f"{corruption}-{severity}": 50_000 for corruption in ALEXNET for severity in range(1, 6)},
-    "imagenet_o": {"in": 10_000, "out": 2_000},
-    "imagenet_r": {"test": 30_000},
-    "imagenet_sketch": {"test": 50_889},
-    "imagenet_v2": {"test": 10_000},
-    "objectnet": {"test": 18_574},
 }
 HERE = {"digits": None, "cifar100": "cifar100_root"}  # And the fixture that says where.
 
