@@ -1,9 +1,13 @@
 """Hydra's sweeper for train.py, here because Hydra takes plugins from a folder of this name alone."""
 
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
@@ -29,7 +33,7 @@ class ResumingSweeper(Sweeper):
     """
 
     def __init__(self, params: Mapping[str, object] | None = None) -> None:
-        self._params = dict(params or {})
+        self._params = [f"{key}={value}" for key, value in (params or {}).items()]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See `Sweeper`."""
@@ -38,11 +42,9 @@ class ResumingSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Runs the jobs that are left, and exits: with zero if none has failed, now or before."""
         loader, hydra = self._context.config_loader, self._config.hydra
-        texts = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(texts)
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._params, *arguments])
         combinations = combine(overrides)
-        varied = [text for text, value in zip(texts, overrides, strict=True) if value.is_sweep_override()]
-        folder = sweep_folder(varied or texts, combinations, hydra.sweep.dir)
+        folder = sweep_folder(overrides, combinations, hydra.sweep.dir)
 
         def place(number: int, overrides: Sequence[str]) -> list[str]:
             # A launcher that gets a part of the jobs would count them anew.
@@ -68,7 +70,7 @@ class ResumingSweeper(Sweeper):
         sys.exit(max([int(len(jobs) < len(records)), *codes]))
 
     def _submit(self, batch: Sequence[Sequence[str]], folder: Path) -> list[int]:
-        """Submits jobs and waits for them, which they outlive; returns their exit codes."""
+        """Submits jobs and waits for them; returns their exit codes. On a cluster they outlive this process."""
         if not batch:
             return []
         with open_dict(self._config):
@@ -77,9 +79,17 @@ class ResumingSweeper(Sweeper):
         try:
             return [job.return_value for job in launcher.launch(batch, initial_job_idx=0)]
         except KeyboardInterrupt:
-            print("what was submitted goes on, until its scheduler ends it", file=sys.stderr, flush=True)
+            # On this machine submitit's controllers are ours, with a task each, which SIGINT does not queue again.
+            controllers = psutil.Process().children()
+            for controller in controllers:
+                with suppress(psutil.NoSuchProcess):
+                    for task in controller.children():
+                        task.send_signal(signal.SIGINT)
+            psutil.wait_procs(controllers)
+            if not controllers:
+                print("what was submitted goes on, until its scheduler ends it", file=sys.stderr, flush=True)
             raise
-        # A job was lost, or there is no scheduler. A job's own error would be in what it returned.
-        except RuntimeError as error:
+        # A job was lost, may not be queued again, or there is no scheduler.
+        except (RuntimeError, subprocess.SubprocessError) as error:
             reason = " ".join(str(error).splitlines()[:2])
             raise LaunchError(f"{reason}; {count_states(read_jobs(folder))}") from error

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moex.augmentation import Mixing, Plan
 from moex.data import Outputs, Request, Source
-from moex.distributed import broadcast_buffers, gather_turns, rank, world_size
+from moex.distributed.communication import broadcast_buffers, gather_turns, rank, world_size
 from moex.metrics import Scores, score
 from moex.optim import WeightAverage
 from moex.randomness import Purpose, generator, seed_torch

@@ -3,8 +3,9 @@
     python scripts/cifar_as_folders.py FOLDER [--root data] [--per-class 200]
 
 Twenty classes that ImageNet has too, under their synsets; `train` has the first images of each, `val` all 100 of the
-test set. `python train.py dataset=imagenet dataset.root=FOLDER dataset.size=32 dataset.resize=32 model=resnet8` trains
-on it.
+test set. Trained on by:
+
+    python train.py dataset=imagenet dataset.root=FOLDER dataset.size=32 dataset.resize=32 model=resnet8
 """
 
 import argparse

@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 from hydra.core.global_hydra import GlobalHydra
 
-from moex.distributed import StopRequest
+from moex.distributed.ranks import STOP_SIGNALS, StopRequest
 from moex.launch import job
-from moex.launch.signals import HANDLED
 from moex.run import __main__ as worker
 
 REPOSITORY = Path(__file__).parents[1]
@@ -47,14 +48,18 @@ def run(*arguments, cwd):
     return end(start(*arguments, cwd=cwd))
 
 
+def train_here(job, _):
+    """The worker's part as a call."""
+    record = job.record and str(job.record)
+    return worker.run({"command": job.command, "config": asdict(job.config), "record": record}, StopRequest())
+
+
 def run_here(*arguments, cwd, monkeypatch, capfd, script="train.py"):
     """The same without a process: the worker's part is a call, so that only what processes do is missing."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    monkeypatch.setattr(
-        job, "train", lambda job, _: worker.run({"command": job.command, "config": job.values}, StopRequest())
-    )
-    former = {number: signal.getsignal(number) for number in HANDLED}
+    monkeypatch.setattr(job, "train", train_here)
+    former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     environment = dict(os.environ)
     try:
         os.environ.update(ENVIRONMENT)
@@ -95,8 +100,17 @@ def wait_for_save(process, folder_root, *, saves):
         return len(seen) > saves
 
     wait_for(enough, process)
-    (worker,) = psutil.Process(process.pid).children()
+    (worker,) = children_of(process, "moex.run")
     return worker
+
+
+def children_of(process, word):
+    """The children of a process that have a word in their command lines; others may be short-lived."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            found += [child] if word in " ".join(child.cmdline()) else []
+    return found
 
 
 def assert_gone(processes):

@@ -11,7 +11,9 @@ from torch import nn
 from moex import engine
 from moex.config import parse
 from moex.data import Outputs
-from moex.distributed import Layout, RankError, StopRequest, gather, join, rank, run_ranks, world_size
+from moex.distributed.communication import gather, join, rank, world_size
+from moex.distributed.nodes import Layout
+from moex.distributed.ranks import RankError, StopRequest, run_ranks
 from moex.run.build import build_run, load_sources
 from moex.run.scoring import PreparedSet, score_network
 

@@ -4,22 +4,16 @@ import json
 import signal
 import socket
 import time
-from contextlib import suppress
 
 import pandas as pd
 import psutil
-from program import assert_gone, end, folders, run, start, wait_for, wait_for_save
+from program import assert_gone, children_of, end, folders, run, start, wait_for_save
 
 STEPS = ("epochs=400", "limit_train=64", "limit_test=50", "batch_size=16", "checkpoint.every_steps=4")
 
 
 def ranks_of(worker):
-    ranks = []
-    for child in worker.children():
-        # A helper of multiprocessing's may just have ended.
-        with suppress(psutil.NoSuchProcess):
-            ranks += [child] if "spawn_main" in " ".join(child.cmdline()) else []
-    return ranks
+    return children_of(worker, "spawn_main")
 
 
 def test_stopped_killed_and_resumed_on_other_devices(tmp_path):
@@ -84,33 +78,35 @@ def test_two_nodes(tmp_path):
 
 
 def test_a_rank_that_dies_ends_all_nodes(tmp_path):
-    common = (*STEPS, "runtime.devices=1", "runtime.nodes=2", f"runtime.rendezvous=127.0.0.1:{free_port()}")
+    common = (*STEPS, "runtime.devices=2", "runtime.nodes=2", f"runtime.rendezvous=127.0.0.1:{free_port()}")
     first, second = (start(*common, f"runtime.node_rank={number}", cwd=tmp_path) for number in (0, 1))
     wait_for_save(first, tmp_path, saves=1)
     everyone = [child for node in (first, second) for child in psutil.Process(node.pid).children(recursive=True)]
-    (worker,) = psutil.Process(second.pid).children()
+    (worker,) = children_of(second, "moex.run")
     killed = time.monotonic()
-    ranks_of(worker)[0].kill()
+    ranks_of(worker)[1].kill()
     ended = [end(node) for node in (first, second)]
     assert time.monotonic() - killed < 60
     for code, printed in ended:
         assert code == 1
-        assert "error: rank 1 was ended by SIGKILL; the same command continues" in printed
+        assert "error: rank 3 was ended by SIGKILL; the same command continues" in printed
     assert_gone(everyone)
 
 
-def test_a_node_that_waits_alone_can_be_stopped_and_ranks_end_with_the_command(tmp_path):
+def test_a_node_that_waits_alone_can_be_stopped(tmp_path):
     alone = ("runtime.nodes=2", "runtime.node_rank=0", f"runtime.rendezvous=127.0.0.1:{free_port()}")
     process = start(*STEPS, *alone, cwd=tmp_path)
     assert "meets the others" in process.stdout.readline()
-    time.sleep(1)
+    time.sleep(8)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=15)
     assert process.returncode == 128 + signal.SIGINT
 
+
+def test_ranks_end_with_the_command(tmp_path):
     process = start(*STEPS, "runtime.devices=2", cwd=tmp_path)
-    (worker,) = wait_for(psutil.Process(process.pid).children, process)
-    wait_for(lambda: len(ranks_of(worker)) == 2, process)
+    worker = wait_for_save(process, tmp_path, saves=2)
+    assert len(ranks_of(worker)) == 2
     everyone = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate(timeout=60)

@@ -10,8 +10,8 @@ import torch
 
 from moex import metrics
 from moex.config import RuntimeConfig, parse
-from moex.distributed import Layout, StopRequest, check_batch_size, layout
-from moex.distributed.ranks import STOP_SIGNALS
+from moex.distributed.nodes import Layout, check_batch_size, layout
+from moex.distributed.ranks import STOP_SIGNALS, StopRequest
 from moex.engine import predict
 from moex.metrics import Scores
 from moex.run.build import build_run, load_sources

@@ -13,7 +13,7 @@ from program import run_here
 
 import moex
 from moex import models
-from moex.distributed import StopRequest
+from moex.distributed.ranks import StopRequest
 from moex.run import __main__ as worker
 
 SHORT = {"epochs": 2, "limit_train": 200, "limit_test": 100, "batch_size": 50, "model": {"name": "resnet8"}}
@@ -25,7 +25,7 @@ def run_folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("outputs")
     dataset = {"target": "named_digits.NamedDigits"}
     config = SHORT | {"output_root": str(root), "dataset": dataset}
-    assert worker.run({"command": "python train.py", "config": config}, StopRequest()) == 0
+    assert worker.run({"command": "python train.py", "config": config, "record": None}, StopRequest()) == 0
     return next(root.glob("*/seed0"))
 
 

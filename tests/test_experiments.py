@@ -7,6 +7,7 @@ import pytest
 from composition import CONFIGS, EXPERIMENTS, command_of, compose_raw, composed
 from omegaconf import OmegaConf
 
+from moex import data
 from moex.config import identify_weights, known_keys
 from moex.optim import OPTIMIZERS, SCHEDULES
 from moex.reporting.manifests import paper_numbers, read_tables
@@ -45,13 +46,16 @@ GROUPS = [
 ]
 
 
+# Data sets whose classes only their files tell.
+CLASSES_FROM_FILES = ("image_folder", "imagenet_o", "objectnet")
+
+
 @pytest.mark.parametrize("override", GROUPS)
 def test_every_choice_of_every_group(override):
     # Without moments there is nothing to exchange, which the default's MoEx would be told.
     config = composed(override, *(["augmentation=none"] if override == "moments=removed" else []))
     # Libraries' networks are not for the default's small images.
-    # One's own pictures are not here.
-    if override == "dataset=image_folder":
+    if config.dataset.name in CLASSES_FROM_FILES:
         return
     if ":" not in config.model.name and not override.startswith(("model=pyramidnet", "runtime=gpu")):
         check_network(config)
@@ -62,16 +66,23 @@ def test_the_defaults_name_every_key_that_they_may():
     everything = compose_raw("augmentation=none")
     # The settings of a logger come with it.
     for key in known_keys():
-        if not key.startswith(("optimizer.", "schedule.", "logger.use.")):
+        if not key.startswith(("optimizer.", "schedule.", "logger.use.", "dataset.")):
             assert OmegaConf.select(everything, key, throw_on_missing=True, default=ABSENT) is not ABSENT, key
 
 
-@pytest.mark.parametrize("override", [choice for choice in GROUPS if choice.startswith(("optimizer=", "schedule="))])
+CHOSEN = ("optimizer=", "schedule=", "dataset=")
+
+
+@pytest.mark.parametrize("override", [choice for choice in GROUPS if choice.startswith(CHOSEN)])
 def test_a_choice_names_every_key_of_its_part(override):
     group, _ = override.split("=")
     part = compose_raw(override)[group]
-    registry = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[group]
-    assert part.keys() == asdict(registry[part.name]()).keys()
+    kind = (
+        data.find(part.name)
+        if group == "dataset"
+        else {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[group][part.name]
+    )
+    assert part.keys() == asdict(kind()).keys()
 
 
 def test_another_optimizer_and_schedule_than_the_recipes():

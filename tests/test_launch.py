@@ -1,10 +1,12 @@
 """What a command makes of its jobs, of devices, and of signals that come late."""
 
-import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from moex.config import RuntimeConfig
+from moex.config import Config, RuntimeConfig
+from moex.distributed.ranks import STOP_SIGNALS
 from moex.launch import LaunchError, devices, job, sweep
-from moex.launch.signals import HANDLED, passing_on
+from moex.launch.signals import passing_on
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -25,7 +29,7 @@ def make_job(*overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("train", overrides=["hydra.job.chdir=false", *overrides], return_hydra_config=True)
     hydra = composed.hydra
-    return job.make_job(job.OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}]), hydra)
+    return job.make_job(OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}]), hydra)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +48,16 @@ def make_job(*overrides):
     ],
 )  # fmt: skip
 def test_a_name_says_what_is_trained(overrides, name):
-    assert make_job(*overrides).values["name"] == name
+    assert make_job(*overrides).config.name == name
 
 
 def test_a_name_does_not_lie():
     """It says what is changed in an experiment; without one, parse calls a run after what it trains."""
-    assert make_job("+experiment=digits_moex", "seed=1").values["name"] == "digits_moex"
+    assert make_job("+experiment=digits_moex", "seed=1").config.name == "digits_moex"
     changed = make_job("+experiment=digits_moex", "model=resnet20", "seed=1", "runtime.device=cpu")
-    assert changed.values["name"] == "digits_moex model=resnet20"
-    assert make_job("+experiment=digits_moex", "model=resnet20", "name=mine").values["name"] == "mine"
-    assert make_job("epochs=3").values["name"] == ""
+    assert changed.config.name == "digits_moex model=resnet20"
+    assert make_job("+experiment=digits_moex", "model=resnet20", "name=mine").config.name == "mine"
+    assert make_job("epochs=3").config.name == "digits-resnet8-moex"
 
 
 def test_a_job_is_started_alone_by_its_command():
@@ -174,7 +178,7 @@ def test_a_job_is_told_its_devices(monkeypatch, tmp_path, runtime, gpus, share):
     monkeypatch.setattr(devices, "visible_devices", lambda: [str(index) for index in range(gpus)])
     monkeypatch.setattr(devices.joblib, "cpu_count", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with devices.share_machine(RuntimeConfig(**runtime), at_once=2) as (_, environment):
+    with devices.share_machine(RuntimeConfig(**runtime), at_once=2) as environment:
         assert environment == share
     assert bool(list(tmp_path.iterdir())) == ("CUDA_VISIBLE_DEVICES" in share)  # No GPU: nothing to lease.
 
@@ -188,50 +192,38 @@ def worker(monkeypatch, tmp_path):
         monkeypatch.setattr(
             job.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", script], **options)
         )
-        (tmp_path / "3").mkdir(exist_ok=True)
-        (tmp_path / "3" / "job.json").write_text(json.dumps({"overrides": [], "folder": "", "state": "waiting"}))
-        return job.Job([], "", {}, tmp_path, RuntimeConfig(), tmp_path / "3" / "job.json")
+        return job.Job([], "", Config(), tmp_path / "3" / "job.json")
 
-    former = {number: signal.getsignal(number) for number in HANDLED}
+    former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield make
     for number, handler in former.items():
         signal.signal(number, handler)
 
 
-def record_of(made):
-    return json.loads(made.record.read_text())
-
-
-def test_a_run_goes_on_without_its_record(worker, capfd):
-    made = worker("")
-    (made.record.parent / "job.json.tmp").mkdir()  # Where it would be written aside.
-    assert job.train(made, []) == 0
-    assert f"job 3: error: cannot write {made.record}: Is a directory" in capfd.readouterr().err
-
-
-def test_errors_of_jobs_side_by_side_are_told_apart(worker, tmp_path, capfd):
+def test_jobs_side_by_side_are_told_apart(worker, tmp_path, capfd):
+    """The lines of each are in its own file, and what went wrong is on the terminal too."""
     script = "import os; os.write(1, b'epoch 1\\n'); os.write(2, b'Traceback\\nerror: no\\n'); exit(1)"
     made = worker(script)
-    with (tmp_path / "output.log").open("wb", buffering=0) as output:
-        assert job.train(made, [], output=output) == 1
-    assert capfd.readouterr().err == "job 3: Traceback\njob 3: error: no\n"
-    assert (tmp_path / "output.log").read_text() == "epoch 1\nTraceback\nerror: no\n"
-    assert record_of(made)["state"] == "failed"
-    assert record_of(made)["message"] == "no"
+    made.record.parent.mkdir()
+    content = {"overrides": [], "folder": "", "state": "failed", "message": "no"}
+    made.record.write_text(json.dumps(content))  # As the worker would.
+    assert sweep.run_jobs([made], at_once=2) == [1]
+    assert capfd.readouterr().err == "job 3: error: no\n"
+    assert (tmp_path / "3" / "output.log").read_text() == "epoch 1\nTraceback\nerror: no\n"
 
 
 def test_what_a_worker_leaves_behind_does_not_keep_the_command(worker):
-    made = worker("import subprocess; subprocess.Popen(['sleep', '5'])")
-    assert job.train(made, []) == 0
-    assert record_of(made)["state"] == "stopped"
+    start = time.monotonic()
+    assert job.train(worker("import subprocess; subprocess.Popen(['sleep', '5'])"), []) == 0
+    assert time.monotonic() - start < 5
 
 
-# Tells the parent's signals, a line each, and ends as it is told.
+# Is ready to be told, and ends as it is told.
 PATIENT = """
 import os, signal, time
 got = []
 signal.signal(signal.SIGTERM, lambda *_: got.append(1))
-os.write(2, b"ready")
+os.write(1, b"ready")
 while not got: time.sleep(0.01)
 {then}
 """
@@ -250,33 +242,23 @@ while not got: time.sleep(0.01)
     ],
     ids=str,
 )
-def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(worker, monkeypatch, received, then, code):
+def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(worker, received, then, code):
     made = worker(PATIENT.format(then=then))
+    reading, writing = os.pipe()
 
-    def tell(_):
-        for name in received:
-            signal.raise_signal(signal.Signals[name])
+    def tell():
+        os.read(reading, 5)
+        for count, name in enumerate(received, start=1):
+            os.kill(os.getpid(), signal.Signals[name])
+            while len(signals) < count:
+                time.sleep(0.01)
 
-    monkeypatch.setattr(job.sys, "stderr", Terminal(tell))
-    with passing_on() as signals:
-        assert job.train(made, signals) == code
+    with passing_on() as signals, os.fdopen(writing, "wb") as output, os.fdopen(reading, "rb"):
+        teller = threading.Thread(target=tell)
+        teller.start()
+        assert job.train(made, signals, output=output) == code
+        teller.join()
     assert [signal.Signals(number).name for number in signals] == received
-    assert record_of(made)["state"] == ("failed" if code == 1 else "stopped")
-
-
-class Terminal:
-    """Where a worker's first words reach somebody, who acts on them."""
-
-    def __init__(self, act):
-        self.buffer, self.act, self.acted = self, act, False
-
-    def write(self, _):
-        if not self.acted:
-            self.acted = True
-            self.act(_)
-
-    def flush(self):
-        pass
 
 
 def test_after_a_signal_no_job_begins(worker):
@@ -284,19 +266,28 @@ def test_after_a_signal_no_job_begins(worker):
     with passing_on() as signals:
         signal.raise_signal(signal.SIGTERM)
         assert job.train(made, signals) == 128 + signal.SIGTERM
-    assert record_of(made)["state"] == "waiting"
 
 
-def test_a_job_that_the_scheduler_does_not_take_back_has_stopped(worker, monkeypatch, capsys):
-    def refuse(*_):
-        raise subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])
+@pytest.mark.parametrize(
+    ("received", "code", "queued"),
+    [
+        ("SIGTERM", 143, True),
+        ("SIGUSR2", 143, True),
+        ("SIGINT", 143, False),  # Its command stops it.
+        ("SIGTERM", 0, False),
+        ("SIGTERM", 1, False),
+    ],
+)
+def test_a_task_that_was_told_to_stop_is_queued_again(worker, monkeypatch, received, code, queued):
+    def train(_, signals):
+        signal.raise_signal(signal.Signals[received])
+        return code
 
-    former = signal.signal(signal.SIGUSR2, refuse)
+    queue = []
+    signal.signal(signal.SIGUSR2, lambda *_: queue.append("requeue"))  # As submitit does.
     monkeypatch.delenv("SUBMITIT_PREEMPT_SIGNAL", raising=False)
-    made = worker("")
-    with contextlib.suppress(SystemExit):
-        job._requeue(made)
-    signal.signal(signal.SIGUSR2, former)
-    assert record_of(made)["state"] == "stopped"
-    assert record_of(made)["message"].startswith("not requeued: Command '['scontrol', 'requeue', '7']'")
-    assert "error: not requeued" in capsys.readouterr().err
+    monkeypatch.setattr(job.HydraConfig, "get", lambda: None)
+    monkeypatch.setattr(job, "make_job", lambda *_: worker(""))
+    monkeypatch.setattr(job, "train", train)
+    assert job.run_job(None) == code
+    assert queue == ["requeue"] * queued

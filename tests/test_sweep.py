@@ -6,6 +6,7 @@ import signal
 import time
 
 import psutil
+import pytest
 from program import assert_gone, end, run_here, start, wait_for
 
 from moex.reporting import sweeps
@@ -78,9 +79,16 @@ def test_jobs_side_by_side(tmp_path):
     assert results == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
 
 
-def test_a_second_signal_ends_all_jobs_at_once(tmp_path):
-    process = start(*LONG, *JOBLIB, "seed=0,1,2", cwd=tmp_path)
+def test_sigterm_starts_no_further_job_and_a_second_signal_ends_all_at_once(tmp_path):
+    process = start(*LONG, *JOBLIB, "seed=0,1,2,3", cwd=tmp_path)
     wait_for(lambda: len(list(tmp_path.rglob("last.pt"))) == 2, process)
+    process.terminate()
+    code, printed = end(process)
+    assert code == 128 + signal.SIGTERM, printed
+    assert states(tmp_path) == ["stopped", "stopped", "waiting", "waiting"]
+
+    process = start(*LONG, *JOBLIB, "seed=0,1,2,3", cwd=tmp_path)
+    wait_for(lambda: states(tmp_path).count("running") == 2, process)
     family = psutil.Process(process.pid).children(recursive=True)
     for member in family:
         member.suspend()  # It cannot save.
@@ -90,7 +98,7 @@ def test_a_second_signal_ends_all_jobs_at_once(tmp_path):
     process.terminate()
     assert end(process)[0] == 128 + signal.SIGTERM
     assert_gone(family)
-    assert states(tmp_path) == ["stopped", "stopped", "waiting"]
+    assert states(tmp_path) == ["lost", "lost", "waiting", "waiting"]
 
 
 def test_an_impossible_job_fails_before_the_others_begin_and_a_failed_one_lets_them_run(tmp_path):
@@ -109,53 +117,65 @@ def test_where_all_jobs_are_impossible_nothing_is_created(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_one_after_the_other_stops_at_a_warning(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_sweep_one_after_the_other_stops_at_a_signal(tmp_path, number):
     process = start(*LONG, "seed=0,1", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("last.pt")), process)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     code, printed = end(process)
-    assert code == 128 + signal.SIGUSR1, printed
+    assert code == 128 + number, printed
     assert printed.count("the same command continues: python") == 1
     assert states(tmp_path) == ["stopped", "waiting"]
 
 
-def task_of(root):
-    """The process of submitit's that waits for the run of the first job, once that has saved."""
+def worker_of(root):
+    """The process that trains the first job, once that has saved; its parent is submitit's task."""
     record = next(root.glob("outputs/multirun/*/0/job.json"), None)
     saved = next(root.rglob("seed0/checkpoints/last.pt"), None)
-    # The record says "running" before the worker starts.
     if record is None or saved is None or saved.stat().st_mtime <= record.stat().st_mtime:
         return None
-    pid = json.loads(record.read_text()).get("pid", 0)
-    return psutil.Process(pid) if pid and psutil.pid_exists(pid) else None
+    content = json.loads(record.read_text())
+    running = content["state"] == "running" and psutil.pid_exists(content["pid"])
+    return psutil.Process(content["pid"]) if running else None
 
 
-def test_submitit_loses_a_job_that_is_killed_and_requeues_one_that_was_told_to_stop(tmp_path):
+def test_submitit_runs_jobs_on_this_machine(tmp_path):
+    """A killed job is lost, the command stops what it runs, and a job that was told to stop is queued again."""
     command = (*QUICK, "hydra/launcher=submitit_local", "seed=0")
     process = start(*command, cwd=tmp_path)
-    wait_for(lambda: task_of(tmp_path), process).kill()
+    wait_for(lambda: worker_of(tmp_path), process).parent().kill()
     code, printed = end(process)
     assert code == 1
     assert "has not produced any output" in printed
     assert printed.endswith("; 1 job: 1 lost\n")
 
     process = start(*command, cwd=tmp_path)
-    task = wait_for(lambda: task_of(tmp_path), process)
+    wait_for(lambda: worker_of(tmp_path), process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    code, printed = end(process)
+    assert code == 128 + signal.SIGTERM, printed
+    assert "goes on" not in printed
+    assert_gone(family)
+    assert states(tmp_path) == ["stopped"]
+
+    process = start(*command, cwd=tmp_path)
+    task = wait_for(lambda: worker_of(tmp_path), process).parent()
     for number in (signal.SIGUSR1, signal.SIGTERM):  # SLURM repeats itself.
         task.send_signal(number)
     code, printed = end(process)
     assert code == 0, printed
     assert states(tmp_path) == ["finished"]
     (run,) = tmp_path.rglob("seed0")
-    assert sessions(run) == 3
+    assert sessions(run) == 4
 
 
 SLURM = {
     # Keeps what was submitted, and runs it at once.
-    "sbatch": 'cp "$1" $SHAM/submission.sh; SLURM_JOB_ID=7 bash "$1" >> $SHAM/log 2>&1 & echo Submitted batch job 7',
+    "sbatch": 'cp "$1" $SHAM/$JOB.sh; SLURM_JOB_ID=$JOB bash "$1" >> $SHAM/log 2>&1 & echo Submitted batch job $JOB',
     "srun": 'while [ "${1#--}" != "$1" ]; do case "$1" in *=*|--unbuffered) shift;; *) shift 2;; esac; done; "$@"',
-    "scontrol": 'echo "$@" >> $SHAM/requeued; SLURM_JOB_ID=7 bash $SHAM/submission.sh >> $SHAM/log 2>&1 &',
-    "sacct": 'printf "JobID|State|NodeList\\n7|RUNNING|here\\n"',
+    "scontrol": 'echo "$@" >> $SHAM/requeued; SLURM_JOB_ID=$JOB bash $SHAM/$JOB.sh >> $SHAM/log 2>&1 &',
+    "sacct": 'printf "JobID|State|NodeList\\n$JOB|RUNNING|here\\n"',
 }
 
 
@@ -165,29 +185,49 @@ def test_slurm_keeps_its_jobs_when_the_command_is_stopped_and_requeues_them(tmp_
     for name, script in SLURM.items():
         (sham / name).write_text(f"#!/bin/sh\n{script}\n")
         (sham / name).chmod(0o755)
-    command = (*QUICK, "seed=0", "hydra/launcher=slurm", "hydra.launcher.timeout_min=30")
-    environment = {"PATH": f"{sham}{os.pathsep}{os.environ['PATH']}", "SHAM": str(sham)}
+    options = ("partition=gpu", "timeout_min=30", "gpus_per_node=2", "signal_delay_s=60")
+    command = (*QUICK, "seed=0", "hydra/launcher=slurm", *(f"hydra.launcher.{option}" for option in options))
+    environment = {"PATH": f"{sham}{os.pathsep}{os.environ['PATH']}", "SHAM": str(sham), "JOB": "6"}
+
+    (sham / "scontrol").write_text("#!/bin/sh\nexit 1\n")  # It may not be queued again, and saves all the same.
     process = start(*command, cwd=tmp_path, **environment)
-    task = wait_for(lambda: task_of(tmp_path), process)
+    wait_for(lambda: worker_of(tmp_path), process).parent().send_signal(signal.SIGTERM)
+    code, printed = end(process)
+    assert code == 1
+    assert "error: Command '['scontrol', 'requeue', '6']' returned" in printed
+    assert states(tmp_path) == ["stopped"]
+
+    (sham / "scontrol").write_text(f"#!/bin/sh\n{SLURM['scontrol']}\n")
+    environment["JOB"] = "7"
+    process = start(*command, cwd=tmp_path, **environment)
+    worker = wait_for(lambda: worker_of(tmp_path), process)
     process.send_signal(signal.SIGINT)
     code, printed = end(process)
     assert code == 128 + signal.SIGINT
     assert "what was submitted goes on" in printed
-    task.suspend()  # Until a second command has seen it.
+    worker.suspend()  # Until a second command has seen it.
     code, printed = end(start(*command, cwd=tmp_path, **environment))
     assert code == 0
     assert printed.startswith("1 job: 1 running; python scripts/sweep.py status outputs/multirun/")
-    task.resume()
-    task.send_signal(signal.SIGUSR2)
+    worker.resume()
+    worker.parent().send_signal(signal.SIGUSR2)
     while states(tmp_path) != ["finished"]:
         assert "Traceback" not in (sham / "log").read_text()
         time.sleep(0.1)
-    submitted = (sham / "submission.sh").read_text()
-    for line in ("time=30", "ntasks-per-node=1", "cpus-per-task=16", "signal=USR2@120", "requeue"):
+    submitted = (sham / "7.sh").read_text().splitlines()
+    for line in (
+        "partition=gpu",
+        "time=30",
+        "gpus-per-node=2",
+        "ntasks-per-node=1",
+        "cpus-per-task=16",
+        "signal=USR2@60",
+        "requeue",
+    ):
         assert f"#SBATCH --{line}" in submitted
     assert (sham / "requeued").read_text() == "requeue 7\n"
     (run,) = tmp_path.rglob("result.json")
-    assert sessions(run.parent) == 2
+    assert sessions(run.parent) == 3
 
 
 def test_without_slurm_a_line_says_so(tmp_path, monkeypatch, capfd):

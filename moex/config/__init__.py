@@ -58,7 +58,10 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     Raises:
         ValueError: an unknown key, a wrong type, a value out of its range or an impossible combination.
     """
-    values = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
+    try:
+        values = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).splitlines()[0]) from None
     assert isinstance(values, dict)
     chosen = {
         key: part(values[key], registry, key=key, default=default)

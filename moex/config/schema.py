@@ -8,7 +8,7 @@ from moex import augmentation, data
 from moex.augmentation import AugmentationConfig
 from moex.checkpoint import CheckpointConfig
 from moex.data import DataSet
-from moex.distributed import DevicesConfig
+from moex.distributed.nodes import DevicesConfig
 from moex.loggers import LoggerConfig
 from moex.models.published import LIBRARIES, is_published
 from moex.optim import SGD, Optimizer, Schedule, Step

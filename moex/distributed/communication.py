@@ -1,6 +1,5 @@
 """What the ranks of a run tell each other. Without a process group there is one, which keeps what it would share."""
 
-import os
 import warnings
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
@@ -21,11 +20,6 @@ def rank() -> int:
 def world_size() -> int:
     """The number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def local_rank() -> int:
-    """Which of this node's ranks this is, from 0: the number of its GPU among the visible ones."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def gather(mine: T) -> list[T]:

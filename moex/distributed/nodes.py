@@ -23,20 +23,13 @@ class DevicesConfig:
         require(self.device in choices, f"{key}.device", self.device, f"one of {', '.join(choices)}")
         for name, count in (("devices", self.devices), ("nodes", self.nodes)):
             require(count is None or count >= 1, f"{key}.{name}", count, "1 or more")
-        nodes, node_rank, rendezvous = self.nodes or 1, self.node_rank, self.rendezvous
-        require(
-            node_rank is None or 0 <= node_rank < nodes,
-            f"{key}.node_rank",
-            node_rank,
-            f"from 0 to {nodes - 1}, since {key}.nodes is {self.nodes}",
-        )
-        require(
-            rendezvous is None
-            or (re.fullmatch(r".+:\d+", rendezvous) is not None and 0 < int(rendezvous.rpartition(":")[2]) < 2**16),
-            f"{key}.rendezvous",
-            rendezvous,
-            "HOST:PORT, where node 0 listens",
-        )
+        last = (self.nodes or 1) - 1
+        is_node = self.node_rank is None or 0 <= self.node_rank <= last
+        allowed = f"from 0 to {last}, since {key}.nodes is {self.nodes}"
+        require(is_node, f"{key}.node_rank", self.node_rank, allowed)
+        address = re.fullmatch(r".+:(\d{1,5})", self.rendezvous or "HOST:1")
+        is_address = address is not None and 0 < int(address[1]) < 2**16
+        require(is_address, f"{key}.rendezvous", self.rendezvous, "HOST:PORT, where node 0 listens")
 
 
 @dataclass(frozen=True)

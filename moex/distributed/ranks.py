@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -89,8 +89,7 @@ def run_ranks(function: Callable[..., int], *arguments: Any, layout: Layout, sto
         # All do what one of them is asked for.
         for process in ranks if stop.is_set() else ():
             process.terminate()
-        codes: dict[int, int] = ended.result()
-        return max(codes.values())
+        return int(max(ended.result().values()))
     except ChildFailedError as error:
         raise RankError(_first_failure(error, layout)) from None
     except (dist.DistError, RendezvousError) as error:
@@ -127,18 +126,13 @@ def _run_rank(layout: Layout, function: Callable[..., int], arguments: tuple[Any
     try:
         code = function(*arguments, stop)
     except Exception as error:
-        _fail(error)
+        get_error_handler().record_exception(error)
+        time.sleep(GRACE)
+        # Not sys.exit: a communication that waits for ranks which are gone would keep this process.
+        os._exit(1)
     if dist.is_initialized():
         dist.destroy_process_group()
     return code
-
-
-def _fail(error: Exception) -> NoReturn:
-    """Ends this rank, and leaves its error for the launcher."""
-    get_error_handler().record_exception(error)
-    time.sleep(GRACE)
-    # Not sys.exit: a communication that waits for ranks which are gone would keep this process.
-    os._exit(1)
 
 
 def _exit_with_the_launcher() -> None:
@@ -154,7 +148,8 @@ def _exit_with_the_nodes(layout: Layout) -> None:
     with suppress(dist.DistError):
         while not store.check([_FAILURE]):
             time.sleep(GRACE)
-    _fail(RankError("another node failed"))
+    get_error_handler().record_exception(RankError("another node failed"))
+    os._exit(1)
 
 
 def _nodes_store(layout: Layout) -> Any:

@@ -22,9 +22,8 @@ def jobs_at_once(asked: int, *, jobs: int) -> int:
     """
     if asked == 0:
         raise LaunchError("hydra.launcher.n_jobs is 0: it must be 1 or more, or -1 for one job a GPU or core")
-    if asked > 0:
-        return asked
-    return min(jobs, max(1, (len(visible_devices()) or joblib.cpu_count()) + 1 + asked))
+    units = len(visible_devices()) or joblib.cpu_count()
+    return asked if asked > 0 else min(jobs, max(1, units + 1 + asked))
 
 
 def visible_devices() -> list[str]:
@@ -37,20 +36,18 @@ def visible_devices() -> list[str]:
 
 
 @contextmanager
-def share_machine(runtime: RuntimeConfig, *, at_once: int) -> Iterator[tuple[str, dict[str, str]]]:
+def share_machine(runtime: RuntimeConfig, *, at_once: int) -> Iterator[dict[str, str]]:
     """Lends a job its part of this machine, beside others: devices, or threads of the processor.
 
     Yields:
-        Where it runs, in words, and what tells its worker, as environment variables.
+        What tells its worker, as environment variables.
     """
     visible = visible_devices() if runtime.device != "cpu" else []
     if visible:
         with lease_devices(visible, runtime.devices or max(1, len(visible) // at_once)) as leased:
-            names = ",".join(leased)
-            yield f"on CUDA {names}", {"CUDA_VISIBLE_DEVICES": names}
+            yield {"CUDA_VISIBLE_DEVICES": ",".join(leased)}
     else:
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, joblib.cpu_count() // at_once))
-        yield f"on the CPU, {threads} threads", {"OMP_NUM_THREADS": threads}
+        yield {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, joblib.cpu_count() // at_once))}
 
 
 @contextmanager
@@ -59,23 +56,22 @@ def lease_devices(visible: Sequence[str], count: int) -> Iterator[list[str]]:
 
     So a device is shared only where there are too few. The system frees what a command holds at its death.
     """
-    root = Path(tempfile.gettempdir()) / f"moex-{os.getuid()}"
-    # A part of a GPU has slashes in its name.
-    folders = {name: root / f"device-{name.replace('/', '-')}" for name in visible}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
+    root = Path(tempfile.gettempdir(), f"moex-{os.getuid()}")
+    root.mkdir(exist_ok=True)
+    # A file for each lease, after its device. A part of a GPU has slashes in its name.
+    files = {name: f"{name.replace('/', '-')}.device." for name in visible}
     with ExitStack() as leases:
         # One job at a time chooses.
         with filelock.FileLock(root / "choice.lock"):
-            chosen = sorted(visible, key=lambda name: _count_leases(folders[name]))[:count]
+            holders = {name: sum(map(_is_held, root.glob(files[name] + "*"))) for name in visible}
+            chosen = sorted(visible, key=holders.__getitem__)[:count]
             for name in chosen:
-                leases.enter_context(filelock.FileLock(folders[name] / uuid.uuid4().hex))
+                leases.enter_context(filelock.FileLock(root / (files[name] + uuid.uuid4().hex)))
         yield chosen
 
 
-def _count_leases(folder: Path) -> int:
-    """How many jobs hold the device of a folder; the files of those that have ended are removed."""
-    for path in folder.iterdir():
-        with suppress(filelock.Timeout), filelock.FileLock(path, timeout=0):
-            path.unlink()
-    return len(list(folder.iterdir()))
+def _is_held(lease: Path) -> bool:
+    """Whether its job goes on; the file of one that has ended is removed."""
+    with suppress(filelock.Timeout), filelock.FileLock(lease, timeout=0):
+        lease.unlink()
+    return lease.exists()

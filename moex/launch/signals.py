@@ -6,9 +6,10 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
+from moex.distributed.ranks import STOP_SIGNALS
+
+# Those of a user; the others are a scheduler's warnings.
 ENDING = (signal.SIGINT, signal.SIGTERM)
-# The latter two are a scheduler's warnings.
-HANDLED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stopped(KeyboardInterrupt):
@@ -21,7 +22,7 @@ def raise_on_signals() -> None:
     def stop(number: int, _: object) -> None:
         raise Stopped(number)
 
-    for number in HANDLED:
+    for number in STOP_SIGNALS:
         signal.signal(number, stop)
 
 
@@ -44,7 +45,7 @@ def passing_on(*, may_kill: bool = True) -> Iterator[list[int]]:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
 
-    former = {number: signal.signal(number, pass_on) for number in HANDLED}
+    former = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
         yield received
     finally:

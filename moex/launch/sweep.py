@@ -18,12 +18,13 @@ import filelock
 import joblib
 from hydra.core.override_parser.types import Override
 
+from moex.config import run_folder
 from moex.files import saving, write_text_atomically
 from moex.launch.command import LaunchError
 from moex.launch.devices import share_machine
-from moex.launch.job import Job, train, write_record
+from moex.launch.job import Job, train
 from moex.launch.signals import Stopped, passing_on
-from moex.reporting.sweeps import RECORD, SWEEP, count_states, read_jobs
+from moex.reporting.sweeps import RECORD, SWEEP, count_states, read_job, read_jobs
 
 
 def combine(overrides: Sequence[Override]) -> list[list[str]]:
@@ -38,11 +39,12 @@ def combine(overrides: Sequence[Override]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*values.values())]
 
 
-def sweep_folder(varied: Sequence[str], combinations: Sequence[Sequence[str]], parent: str) -> Path:
+def sweep_folder(overrides: Sequence[Override], combinations: Sequence[Sequence[str]], parent: str) -> Path:
     """Where a sweep is recorded: the beginning of what it varies, to be read, and a digest of its jobs."""
-    readable = re.sub(r"[^\w.]+", "-", " ".join(varied)).strip("-")[:60] or "default"
+    varied = [override for override in overrides if override.is_sweep_override()] or overrides
+    readable = re.sub(r"[^\w.]+", "-", " ".join(str(override.input_line) for override in varied)).strip("-")[:60]
     digest = hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]
-    return Path(parent) / f"{readable}-{digest}"
+    return Path(parent) / f"{readable or 'default'}-{digest}"
 
 
 def make_jobs(
@@ -59,11 +61,12 @@ def make_jobs(
         record = {"overrides": overrides, "folder": "", "state": "waiting", "message": ""}
         try:
             job = make(number, overrides)
+            run = run_folder(job.config)
             # What the two differ in does not act on the training: how often to save, on how many devices.
-            if (same := runs.setdefault(job.run, number)) != number:
-                raise ValueError(f"the same run as job {same}: {job.run}")
+            if (same := runs.setdefault(run, number)) != number:
+                raise ValueError(f"the same run as job {same}: {run}")
             jobs[number] = job
-            record["folder"] = os.path.relpath(job.run, folder)
+            record["folder"] = os.path.relpath(run, folder)
         except ValueError as error:
             record |= {"state": "failed", "message": str(error).splitlines()[0]}
             print(f"error: job {number}: {record['message']}", file=sys.stderr, flush=True)
@@ -96,7 +99,7 @@ def open_sweep(folder: Path, records: Sequence[dict[str, Any]], *, command: str)
         for number, record in enumerate(records):
             if str(number) not in running:
                 (folder / str(number)).mkdir(exist_ok=True)
-                write_record(folder / str(number) / RECORD, record)
+                write_text_atomically(folder / str(number) / RECORD, json.dumps(record, ensure_ascii=False))
         jobs = read_jobs(folder)
         print(f"{count_states(jobs)}; {status}", flush=True)
         yield [int(job.label) for job in jobs if job.state == "waiting"]
@@ -120,10 +123,14 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int) -> list[int]:
 def _run_one(job: Job, signals: Sequence[int], *, at_once: int) -> int:
     """One job of several: beside others with devices and an output of its own, since a terminal has room for one."""
     if at_once == 1 or signals:
-        print(f"{job.title}: {' '.join(job.overrides)}", flush=True)
+        print(f"{job.title}{' '.join(job.overrides)}", flush=True)
         return train(job, signals)
     assert job.record is not None
     path = job.record.with_name("output.log")
-    with path.open("ab", buffering=0) as output, share_machine(job.runtime, at_once=at_once) as (where, environment):
-        print(f"{job.title} {where}: {os.path.relpath(path)}", flush=True)
-        return train(job, signals, output=output, environment=environment)
+    with path.open("ab") as output, share_machine(job.config.runtime, at_once=at_once) as environment:
+        share = " ".join(f"{name}={value}" for name, value in environment.items())
+        print(f"{job.title}{share} {os.path.relpath(path)}", flush=True)
+        code = train(job, signals, output=output, **environment)
+    if message := read_job(job.record).message:
+        print(f"{job.title}error: {message}", file=sys.stderr, flush=True)
+    return code

@@ -17,8 +17,7 @@ import psutil
 from rich.console import Console
 
 SWEEP, RECORD = "sweep.json", "job.json"
-# Waiting: not begun, or queued again. Stopped: saved, by a signal or at the end of its minutes. Lost: it ran, and its
-# process is gone.
+# Waiting: not begun. Stopped: saved, by a signal or at the end of its minutes. Lost: it ran, and its process is gone.
 STATES = ("finished", "running", "failed", "stopped", "lost", "waiting")
 # Seconds without a heartbeat after which a job on another machine counts as lost; it writes one every 10 or so,
 # but may load data, compile or evaluate for longer.
@@ -52,7 +51,7 @@ def read_job(path: Path) -> Job:
     """How the job stands whose `job.json` this is; a result of its run counts more than what the job wrote.
 
     The file holds `overrides`, the run's `folder`, seen from the sweep's, a `state`, and what went wrong, the
-    `message`; once it ran, `host`, `pid` and `start` of the process that waits for its worker.
+    `message`; once it ran, `host`, `pid` and `start` of its worker.
     """
     label = path.parent.name
     try:

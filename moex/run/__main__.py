@@ -6,14 +6,19 @@ ends when its standard input closes, so that no worker outlives its parent, and 
 
 import json
 import os
+import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from moex.config import parse, run_folder
-from moex.distributed import RankError, StopRequest, check_batch_size, layout, node_count, run_ranks
+from moex.distributed.nodes import check_batch_size, layout, node_count
+from moex.distributed.ranks import RankError, StopRequest, run_ranks
+from moex.files import write_text_atomically
+from moex.reporting.sweeps import now
 from moex.run.build import check_network, visible_gpus
 from moex.run.folder import read_result
 from moex.run.result import show
@@ -29,11 +34,37 @@ def main() -> int:
 
 
 def run(job: dict[str, Any], stop: StopRequest) -> int:
-    """Trains one job on this machine's devices and returns the exit code.
+    """Trains one job, tells how it ended, and writes that into its record, if it has one.
 
     Args:
-        job: the configuration, and the command that asked for it.
+        job: the configuration, the command that asked for it, and the path of its `job.json`.
         stop: when to save and to end.
+
+    Returns:
+        The exit code.
+    """
+    started = {"host": socket.gethostname(), "pid": os.getpid(), "start": now(), "message": ""}
+    _record(job["record"], state="running", **started)
+    try:
+        code = _train(job, stop)
+    except Exception as error:
+        is_told = isinstance(error, RankError)
+        text = str(error) if is_told else f"{type(error).__name__}: {error}"
+        _record(job["record"], state="failed", message=text.splitlines()[-1])
+        if not is_told:
+            raise
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        return 1
+    # Whoever finds the run's result knows that it did not only stop.
+    _record(job["record"], state="stopped")
+    return code
+
+
+def _train(job: dict[str, Any], stop: StopRequest) -> int:
+    """Trains one job on this machine's devices and returns the exit code.
+
+    Raises:
+        RankError: the configuration is impossible here, or what ended the run.
     """
     console = Console()
     try:
@@ -54,18 +85,25 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
         check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=turns)
         check_network(config)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+        raise RankError(str(error)) from None
+    if processes.world_size == 1:
+        return train_rank(job, processes, stop)
+    if processes.nodes > 1:
+        here = f"node {processes.node_rank} of {processes.nodes}"
+        console.print(f"{here} meets the others at {processes.rendezvous}", soft_wrap=True, highlight=False)
+    return run_ranks(train_rank, job, processes, layout=processes, stop=stop)
+
+
+def _record(path: str | None, **changes: object) -> None:
+    """Writes down how a job of a sweep stands; on several nodes, the first one does."""
+    if path is None or os.environ.get("SLURM_PROCID", "0") != "0":
+        return
     try:
-        if processes.world_size == 1:
-            return train_rank(job, processes, stop)
-        if processes.nodes > 1:
-            here = f"node {processes.node_rank} of {processes.nodes}"
-            console.print(f"{here} meets the others at {processes.rendezvous}", soft_wrap=True, highlight=False)
-        return run_ranks(train_rank, job, processes, layout=processes, stop=stop)
-    except RankError as error:
+        content = json.loads(Path(path).read_text()) | changes
+        write_text_atomically(Path(path), json.dumps(content, ensure_ascii=False))
+    # A run does not need its record.
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
 
 
 def _exit_with_the_parent() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed import get_node_local_rank
 
 from moex import data, models
 from moex.augmentation.mixing import FEW
@@ -15,7 +16,7 @@ from moex.beyond_moments import keep_moments, remove_moments
 from moex.checkpoint import CheckpointConfig
 from moex.config import Config, RuntimeConfig, recipe, run_folder
 from moex.data import TEST, TRAIN, VALIDATION, Request, Source
-from moex.distributed import local_rank, share_gradients, world_size
+from moex.distributed.communication import share_gradients, world_size
 from moex.engine import State, Training
 from moex.features import last_of_sequence
 from moex.loggers import LoggerConfig
@@ -246,8 +247,9 @@ def choose_device(runtime: RuntimeConfig) -> torch.device:
     Raises:
         ValueError: CUDA was asked for and is not there.
     """
-    device = torch.device("cuda", local_rank()) if visible_gpus(runtime) else torch.device("cpu")
-    if device.type == "cuda":
+    device = torch.device("cpu")
+    if visible_gpus(runtime):
+        device = torch.device("cuda", get_node_local_rank(fallback_rank=0))
         torch.cuda.set_device(device)
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from moex import checkpoint
-from moex.distributed import gather, rank, world_size
+from moex.distributed.communication import gather, rank, world_size
 from moex.files import write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import Run

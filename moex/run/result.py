@@ -16,7 +16,7 @@ from rich.table import Table
 
 from moex import checkpoint, metrics
 from moex.data import SourceError
-from moex.distributed import broadcast, rank
+from moex.distributed.communication import broadcast, rank
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.reporting.sweeps import now

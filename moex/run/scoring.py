@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from moex.data import DataSet, Outputs, Source, load_test
-from moex.distributed import gather
+from moex.distributed.communication import gather
 from moex.engine import evaluate, predict
 from moex.metrics import Scores, score
 

@@ -1,7 +1,6 @@
 """One rank of a run, from the data to the result."""
 
 import dataclasses
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
-from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
+from moex.distributed.communication import broadcast, gather, join, rank
+from moex.distributed.nodes import Layout
+from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
 from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets, read_initial_weights
@@ -31,7 +32,8 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
         The exit code, the same on every rank. What there is to say was printed by rank 0.
 
     Raises:
-        RankError: a file could not be written.
+        RankError: the data cannot be read, another process trains in the folder, something is not finite any more,
+            or a file could not be written.
     """
     config = parse(job["config"])
     folder = run_folder(config)
@@ -57,7 +59,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
         faults = [fault for fault in gather(fault) if fault is not None]
         result, saved, weights = broadcast((result, saved, weights))
         if faults:
-            return _tell(f"error: {faults[0]}", code=1)
+            raise RankError(faults[0])
         if result is None:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
@@ -71,11 +73,10 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                     figures = sorted((folder / "figures").glob("*.png"))
                     loggers.log_result(result, figures=figures, step=run.state.global_step)
             except (NonFiniteError, ScoringError) as error:
-                return _tell(f"error: {error}", code=1)
-            except Stopped as stopped:
-                return _tell(str(stopped), code=STOPPED)
-            except TimeOver as over:
-                return _tell(str(over), code=0)
+                raise RankError(str(error)) from None
+            except (Stopped, TimeOver) as end:
+                console.print(str(end), soft_wrap=True, markup=False, highlight=False)
+                return STOPPED if isinstance(end, Stopped) else 0
             except SaveError as error:
                 # This rank alone knows: as an error it ends the others.
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
@@ -95,10 +96,3 @@ def _how_to_continue(folder: Path) -> str:
     if whole is None:
         return "there is no checkpoint yet: once there is room, the same command starts again"
     return f"{whole} is whole: once there is room, the same command continues from it"
-
-
-def _tell(text: str, *, code: int) -> int:
-    """Says why a run ends before it is finished, once, and returns the exit code."""
-    if rank() == 0:
-        print(text, file=sys.stderr if code == 1 else sys.stdout, flush=True)
-    return code

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from moex import checkpoint, metrics
 from moex.data import TEST, Source
-from moex.distributed import Agreement, StopRequest, rank
+from moex.distributed.communication import Agreement, rank
+from moex.distributed.ranks import StopRequest
 from moex.engine import evaluate, train_epoch
 from moex.loggers import Loggers, ProgressDisplay
 from moex.run.build import Run
