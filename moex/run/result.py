@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moex import checkpoint, metrics
+from moex.data import SourceError
 from moex.distributed.communication import broadcast, rank
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
@@ -87,6 +88,7 @@ def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
 
     Raises:
         ScoringError: one cannot be scored.
+        SourceError: its samples cannot be read; on the rank that was to read them.
     """
     outcomes = {}
     for label, prepared in run.test_sets.items():
@@ -98,10 +100,9 @@ def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
                 batch_size=run.evaluation_batch_size,
                 precision=run.training.precision,
             )
-        except (ValueError, OSError) as error:
-            raise ScoringError(
-                f"test set {label}: {error}. Without it in test_sets, the same command finishes the run"
-            ) from None
+        except (ValueError, SourceError) as error:
+            text = f"test set {label}: {error}. Without it in test_sets, the same command finishes the run"
+            raise (ScoringError if isinstance(error, ValueError) else SourceError)(text) from None
     return outcomes
 
 
@@ -142,7 +143,9 @@ def _summary(run: Run, measured: dict[str, float], outcomes: dict[str, dict[str,
         }
     if run.test_sets:
         summary["test_sets"] = {
-            label: {which: each[label].figures for which, each in outcomes.items()} for label in run.test_sets
+            label: {which: each[label].figures for which, each in outcomes.items()}
+            | ({"unreadable": outcomes["last"][label].unreadable} if outcomes["last"][label].unreadable else {})
+            for label in run.test_sets
         }
     return summary | {
         "epochs": run.training.epochs,

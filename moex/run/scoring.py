@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from moex.data import DataSet, Outputs, Source, load_test
+from moex.distributed.communication import gather
 from moex.engine import evaluate, predict
 from moex.metrics import Scores, score
 
@@ -36,12 +37,14 @@ class Outcome:
         logits: float32 `[N, K]` on the CPU, of the data set's own classes; None for one of several parts, whose
             logits are too many to be kept.
         labels: int64 `[N]` on the CPU, likewise.
+        unreadable: samples that were left out, since they cannot be read.
     """
 
     figures: dict[str, float]
     scores: dict[str, Scores]
     logits: Tensor | None = None
     labels: Tensor | None = None
+    unreadable: int = 0
 
 
 def prepare(
@@ -91,6 +94,7 @@ def score_network(model: nn.Module, prepared: PreparedSet, *, batch_size: int, p
 
     Raises:
         ValueError: a logit is not finite.
+        SourceError: samples cannot be read; on the rank that was to read them.
     """
     outputs, parts = prepared.outputs, prepared.parts
     logits = labels = None
@@ -106,4 +110,6 @@ def score_network(model: nn.Module, prepared: PreparedSet, *, batch_size: int, p
     for name, part in scores.items():
         if bad := int(part.loss.isnan().sum()):
             raise ValueError(f"{bad} of {len(part.loss)} samples of {name!r} have logits that are not finite")
-    return Outcome(prepared.dataset.summarise(scores), scores, logits, labels)
+    # Each rank knows of those that it was to read.
+    unreadable = sum(len(set().union(*gather(set(source.unreadable)))) for source in parts.values())
+    return Outcome(prepared.dataset.summarise(scores), scores, logits, labels, unreadable)

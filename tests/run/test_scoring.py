@@ -11,6 +11,7 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from moex import models
+from moex.data import SourceError
 from moex.engine import predict
 from moex.metrics import summarise
 from moex.run import result, scoring
@@ -99,6 +100,9 @@ def test_classes_without_names_are_the_outputs_by_their_numbers():
 def test_a_run_scores_its_last_and_its_best_weights(build, reopen, go_on, tmp_path):
     run = reopen(build(tmp_path, limit_test=None, dataset=NAMED, test_sets=[{"target": label} for label in LABELS]))
     go_on(run)
+    for part, samples in (("in", {2, 4}), ("out", {7})):
+        source = run.test_sets[LABELS[1]].parts[part]
+        source.__class__ = type("Skipping", (type(source),), {"unreadable": samples})
     console = Console(record=True, width=300)
     finished = result.finish(run, console=console)
     assert list(run.test_sets) == LABELS
@@ -115,6 +119,8 @@ def test_a_run_scores_its_last_and_its_best_weights(build, reopen, go_on, tmp_pa
         np.testing.assert_array_equal(arrays["logits"], own["last"][even][:, 8::-2])
         np.testing.assert_array_equal(arrays["best_logits"], own["best"][even][:, 8::-2])
     assert not (run.folder / "test_sets" / f"{LABELS[1]}.npz").exists()
+    assert finished["test_sets"][LABELS[1]]["unreadable"] == 3
+    assert "unreadable" not in finished["test_sets"][LABELS[0]]
     result.show(finished, run.folder, console)
     printed = console.export_text()
     for line in (f"scoring {LABELS[0]}", f"{LABELS[1]}, %", "AUPR", "RMS calibration error, all bins"):
@@ -163,7 +169,7 @@ def test_a_test_set_that_cannot_be_scored_leaves_the_run_to_be_finished(build, r
     with monkeypatch.context() as broken:
         broken.setattr(type(run.test_sets[LABELS[0]].parts["test"]), "batches", unreadable)
         broken.setattr(result, "_predict", lambda run: (torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)))
-        with pytest.raises(result.ScoringError, match=r"test set .*EvenDigits: a.jpg .*Without it in test_sets"):
+        with pytest.raises(SourceError, match=r"test set .*EvenDigits: a.jpg .*Without it in test_sets"):
             result.finish(run, console=Console(quiet=True))
     assert not (run.folder / "result.json").exists()
     again = reopen(build(tmp_path, dataset=NAMED))
@@ -172,5 +178,5 @@ def test_a_test_set_that_cannot_be_scored_leaves_the_run_to_be_finished(build, r
 
 
 def unreadable(source, requests):
-    raise OSError("a.jpg cannot be read")
+    raise SourceError("a.jpg cannot be read")
     yield
