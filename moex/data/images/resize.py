@@ -5,8 +5,8 @@ is a sum of neighbours under a triangle or a cubic, with weights in units of 2^-
 device, so all that has to agree is the weights, which are computed as Pillow computes them, operation by operation in
 float64.
 
-Source: `bilinear_filter`, `bicubic_filter`, `precompute_coeffs`, `normalize_coeffs_8bpc` and `ImagingResampleInner` of
-Pillow 13's Resample.c.
+Source: `bilinear_filter`, `bicubic_filter`, `precompute_coeffs`, `normalize_coeffs_8bpc` and `ImagingResampleInner`
+of Pillow 13's Resample.c.
 """
 
 from collections.abc import Sequence
