@@ -28,6 +28,7 @@ DATA_SETS = {
     "objectnet": {"test": 18_574},
     "imagenet32": {"train": 1_281_167, "test": 50_000},
     "imagenet64": {"train": 1_281_167, "test": 50_000},
+    "stylized_imagenet": {"train": 2 * 1_281_167, "test": 50_000},
 }
 HERE = {"digits": None, "cifar100": "cifar100_root"}  # And the fixture that says where.
 
@@ -38,13 +39,18 @@ def test_every_data_set_has_a_row():
 
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_its_settings_are_its_yaml_file(name):
-    """The groups' files name all keys and say the defaults."""
+    """The groups' files name all keys and say the defaults; one may build on another."""
     import dataclasses
 
     from omegaconf import OmegaConf
 
-    stored = OmegaConf.to_container(OmegaConf.load(f"configs/dataset/{name}.yaml"))
-    assert stored == dataclasses.asdict(data.find(name)())
+    def stored(name):
+        values = OmegaConf.to_container(OmegaConf.load(f"configs/dataset/{name}.yaml"))
+        for base in values.pop("defaults", []):
+            values = stored(base) | values
+        return values
+
+    assert stored(name) == dataclasses.asdict(data.find(name)())
 
 
 @pytest.mark.parametrize("name", HERE)
