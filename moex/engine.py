@@ -42,6 +42,7 @@ class State:
         history: one row an epoch.
         best: the row with the lowest error on the split that chooses.
         epoch_seconds: training in the current epoch so far, over all sessions.
+        epoch_waited: those of them in which there was nothing to train on, as rank 0 sees it.
         seconds: training and evaluation so far, over all sessions.
     """
 
@@ -58,6 +59,7 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     epoch_seconds: float = 0.0
+    epoch_waited: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -88,7 +90,8 @@ class State:
             elif isinstance(value, Tensor):
                 value.copy_(saved[name])
             else:
-                setattr(self, name, saved[name])
+                # A checkpoint may be older than what it lacks.
+                setattr(self, name, saved.get(name, value))
 
 
 @dataclass(frozen=True)

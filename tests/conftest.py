@@ -35,6 +35,15 @@ def cifar100_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def photographs() -> list[Path]:
+    """Real photographs of ImageNet, JPEG files as they were published."""
+    folder = REPOSITORY.parent / "shared" / "data" / "imagenet"
+    if not folder.exists():
+        pytest.skip("ImageNet's photographs lie in shared/data beside the checkout, which is not there")
+    return sorted(folder.rglob("*.JPEG"))
+
+
 @pytest.fixture
 def no_wandb_key(monkeypatch):
     """W&B finds no key on this machine, and nothing that says which mode to take."""

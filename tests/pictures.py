@@ -1,12 +1,15 @@
-"""Images for tests: the real photographs, drawn ones, and a data set of them that a run can name."""
+"""Images in files, for tests: real photographs, drawn pictures, and a data set of these that a run can name."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from moex.data import Request, Samples
+from moex.data.images.dataset import EncodedImageSet
 from moex.data.images.encoded import EncodedFiles, EncodedImages
 from moex.data.images.stream import StreamedImages
 
@@ -15,7 +18,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Files(EncodedFiles):
-    """Files on a disk, or the bytes of some."""
+    """Files of a disk, or the contents of some."""
 
     def __init__(self, contents):
         self.contents = list(contents)
@@ -32,16 +35,10 @@ class Files(EncodedFiles):
         return content.read_bytes() if isinstance(content, Path) else content
 
 
-def encoded(contents):
-    files = Files(contents)
-    return EncodedImages(files, np.arange(len(files)))
-
-
-def draw_picture(seed, *, width=90, height=70, mode="RGB"):
+def draw_picture(seed, *, width=90, height=70):
     """A smooth picture, unlike others."""
-    generator = np.random.default_rng(seed)
-    noise = Image.fromarray(generator.integers(0, 256, (7, 9, 3), dtype=np.uint8))
-    return noise.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    pixels = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def encode(picture, kind="JPEG", **options):
@@ -50,14 +47,14 @@ def encode(picture, kind="JPEG", **options):
     return file.getvalue()
 
 
-def drawn(count, **options):
-    """The bytes of some pictures."""
-    return [encode(draw_picture(seed, **options)) for seed in range(count)]
+def drawn(count):
+    """The contents of files of different sizes."""
+    return [encode(draw_picture(seed, width=60 + 7 * seed % 50, height=90 - 11 * seed % 60)) for seed in range(count)]
 
 
 def source_of(contents, **settings):
-    """Small crops of them; each picture's label is its number."""
-    images = contents if isinstance(contents, EncodedImages) else encoded(contents)
+    """A source of small crops; the label of each image is its number."""
+    files = contents if isinstance(contents, EncodedFiles) else Files(contents)
     defaults = {
         "size": 48,
         "resize": 56,
@@ -71,4 +68,29 @@ def source_of(contents, **settings):
         "device": CPU,
         "channels_last": False,
     }
-    return StreamedImages(images, torch.arange(len(images)), **defaults | settings)
+    images = EncodedImages(files, np.arange(len(files)))
+    return StreamedImages(images, torch.arange(len(files)), **defaults | settings)
+
+
+def requests_of(batches, *, ranks=1, rank=0, augmented=True):
+    """The requests of one of several ranks."""
+    for step, indices in enumerate(batches):
+        share = torch.arange(len(indices)).tensor_split(ranks)[rank]
+        yield Request(indices, share, np.random.default_rng([7, step]) if augmented else None)
+
+
+@dataclass
+class Pictures(EncodedImageSet):
+    """Drawn pictures of three classes, of which some cannot be read."""
+
+    broken: int = 0
+
+    size, resize = 32, 36
+    num_classes = 3
+
+    def read(self, *, seed):
+        contents = drawn(60)
+        contents[: self.broken] = [content[:-50] for content in contents[: self.broken]]
+        images = EncodedImages(Files(contents), np.arange(60))
+        samples = Samples(images, torch.arange(60) % 3)
+        return {"train": samples.select(slice(40)), "test": samples.select(slice(20, 60))}

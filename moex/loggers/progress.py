@@ -19,7 +19,7 @@ class ProgressDisplay:
             BarColumn(bar_width=24),
             TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
             TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[speed]} images/s"),
+            TextColumn("{task.fields[speed]} images/s{task.fields[waiting]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -38,6 +38,7 @@ class ProgressDisplay:
             steps=steps_per_epoch,
             loss="-",
             speed="-",
+            waiting="",
         )
 
     def __enter__(self) -> Self:
@@ -53,13 +54,15 @@ class ProgressDisplay:
         """After a step: `epoch` epochs and `step` steps of the next one are done."""
         self._bar.update(self._task, completed=epoch * self._steps_per_epoch + step, epoch=epoch + 1, step=step)
 
-    def loss(self, loss: float, *, images_per_second: float) -> None:
-        """At the logging interval: the mean loss of the epoch so far, and the speed."""
-        self._bar.update(self._task, loss=f"{loss:.3f}", speed=f"{images_per_second:,.0f}")
+    def loss(self, loss: float, *, images_per_second: float, waiting_share: float) -> None:
+        """At the logging interval: of the epoch so far the mean loss, the speed, the share of it spent waiting."""
+        speed, waiting = f"{images_per_second:,.0f}", _say_waiting(waiting_share)
+        self._bar.update(self._task, loss=f"{loss:.3f}", speed=speed, waiting=waiting)
 
     def epoch(self, row: Mapping[str, float], *, split: str) -> None:
         """At the end of an epoch: its row of metrics.csv, as a line with the metrics of a split."""
-        self.loss(row["train_loss"], images_per_second=row["images_per_second"])
+        speed, waiting = row["images_per_second"], row["waiting_share"]
+        self.loss(row["train_loss"], images_per_second=speed, waiting_share=waiting)
         self._console.print(
             f"epoch {row['epoch']:>{len(str(self._epochs))}.0f}/{self._epochs}"
             f"  loss {row['train_loss']:.3f}"
@@ -67,7 +70,12 @@ class ProgressDisplay:
             f"  AURRA {100 * row[f'{split}_aurra']:5.2f} %"
             f"  RMS calibration error {100 * row[f'{split}_rms_calibration_error']:5.2f} %"
             f"  lr {row['learning_rate']:.3g}"
-            f"  {row['images_per_second']:,.0f} images/s",
+            f"  {speed:,.0f} images/s{_say_waiting(waiting)}",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _say_waiting(share: float) -> str:
+    """How much of the training waited for data, where that is anything."""
+    return f", {100 * share:.0f} % waiting for data" if share >= 0.005 else ""

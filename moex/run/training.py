@@ -47,7 +47,8 @@ class Timer:
 
     def __init__(self, run: Run, stop: StopRequest) -> None:
         self._every_minutes, self._max_minutes = run.checkpoints.every_minutes, run.max_minutes
-        self._stop = stop
+        self._stop, self._source = stop, run.training.source
+        self._waited = self._source.waited
         self._start = self._last_save = self._last_lap = time.monotonic()
         self._last_heartbeat = float("-inf")
 
@@ -55,6 +56,11 @@ class Timer:
         """Seconds since the last lap."""
         before, self._last_lap = self._last_lap, time.monotonic()
         return self._last_lap - before
+
+    def waited(self) -> float:
+        """Seconds that training has waited for its source since this was asked before."""
+        before, self._waited = self._waited, self._source.waited
+        return self._waited - before
 
     def reset_save(self) -> None:
         """Counts the minutes to the next save from now on."""
@@ -86,6 +92,7 @@ def train(run: Run, *, stop: StopRequest, loggers: Loggers, console: Console) ->
         Stopped: `stop` was set; everything up to now is saved.
         TimeOver: `runtime.max_minutes` are over; everything up to now is saved.
         NonFiniteError: the loss or a weight is not finite.
+        SourceError: samples cannot be had.
     """
     state, epochs = run.state, run.training.epochs
     display = ProgressDisplay(console, epochs=epochs, steps_per_epoch=state.steps_per_epoch, done=state.global_step)
@@ -112,12 +119,13 @@ def _follow_steps(
     for lr in steps:
         seconds = timer.lap()
         state.epoch_seconds, state.seconds = state.epoch_seconds + seconds, state.seconds + seconds
+        state.epoch_waited += timer.waited()
         display.step(epoch=state.epoch, step=state.step)
         if state.global_step % run.loggers.every_steps == 0:
             samples = min(state.step * run.training.batch_size, len(run.training.source))
             loss_sum, _ = check_finite(run)
             loss, speed = loss_sum / samples, samples / state.epoch_seconds
-            display.loss(loss, images_per_second=speed)
+            display.loss(loss, images_per_second=speed, waiting_share=state.epoch_waited / state.epoch_seconds)
             values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
             loggers.log(values, step=state.global_step)
         action = agreement.settle(timer.action())
@@ -160,13 +168,17 @@ def _complete_epoch(run: Run, *, timer: Timer, loggers: Loggers, display: Progre
         # Where the validation set chooses, the test set is measured for what may be reported alone.
         row |= _measure(run, TEST, run.test)
     state.seconds += seconds + timer.lap()
-    row |= {"images_per_second": len(training.source) / state.epoch_seconds, "seconds": state.seconds}
+    row |= {
+        "images_per_second": len(training.source) / state.epoch_seconds,
+        "waiting_share": state.epoch_waited / state.epoch_seconds,
+        "seconds": state.seconds,
+    }
     state.history.append(row)
     if is_best:
         state.best = row
         if rank() == 0:
             checkpoint.write_best(folder / "checkpoints", {"model": state.evaluated.state_dict(), **row})
-    state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
+    state.epoch, state.step, state.epoch_seconds, state.epoch_waited = state.epoch + 1, 0, 0.0, 0.0
     state.totals.zero_()
     # Before the save, as within an epoch: a session that continues from there logs what follows alone.
     loggers.log({f"epoch/{name}": value for name, value in row.items()}, step=state.global_step)

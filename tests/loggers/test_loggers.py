@@ -43,6 +43,7 @@ ROW = {
     "test_rms_calibration_error": 0.042,
     "learning_rate": 0.1,
     "images_per_second": 1234.5,
+    "waiting_share": 0.004,
 }
 
 
@@ -51,7 +52,7 @@ def shown(*, terminal):
     console = Console(file=stream, force_terminal=terminal, width=160)
     with ProgressDisplay(console, epochs=20, steps_per_epoch=50, done=60) as display:
         display.step(epoch=1, step=40)
-        display.loss(2.3456, images_per_second=4321)
+        display.loss(2.3456, images_per_second=4321, waiting_share=0.126)
         time.sleep(0.3)  # The bar is drawn ten times a second.
         display.epoch(ROW, split="test")
         display.step(epoch=2, step=0)
@@ -60,7 +61,8 @@ def shown(*, terminal):
 
 def test_a_terminal_gets_a_bar_and_lines():
     text = shown(terminal=True)
-    for part in ("epoch 2/20", "step 10/50", "step 40/50", "loss 2.346", "4,321 images/s", "left"):
+    speed = "4,321 images/s, 13 % waiting for data"
+    for part in ("epoch 2/20", "step 10/50", "step 40/50", "loss 2.346", speed, "left"):
         assert part in text
 
 
