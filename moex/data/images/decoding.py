@@ -119,7 +119,7 @@ def decode_pixels(content: bytes) -> Pixels:
         return _array(_load(image))
 
 
-def resize(image: Image.Image, crop: Crop, interpolation: str) -> Pixels:
+def resize(image: Image.Image, crop: Crop, interpolation: str = "bilinear") -> Pixels:
     """The square of a crop, `[size, size, 3]`, to the bit as torchvision's transforms make it of a Pillow image."""
     left, top, width, height = crop[:4]
     if (left, top, width, height) != (0, 0, *image.size):

@@ -51,7 +51,7 @@ class Boxes(NamedTuple):
         return self._replace(pixels=pixels, passes=passes)
 
 
-def pack(boxes: Sequence[npt.NDArray[np.uint8]], crops: Sequence[Crop], interpolation: str) -> Boxes:
+def pack(boxes: Sequence[npt.NDArray[np.uint8]], crops: Sequence[Crop], interpolation: str = "bilinear") -> Boxes:
     """Boxes, `[height, width, 3]` each, and what is to become of them."""
     table = np.array(crops, dtype=np.int64).reshape(-1, len(Crop._fields))
     _, _, width, height, resized_width, resized_height, x, y, _, flip = table.T

@@ -35,7 +35,7 @@ class StreamedImages(Source):
         *,
         size: int,
         resize: int,
-        interpolation: str,
+        interpolation: str = "bilinear",
         mean: tuple[float, ...],
         std: tuple[float, ...],
         training: bool,

@@ -86,11 +86,12 @@ def test_training_crops_are_those_of_torchvision(photographs):
         assert np.array_equal(resize(decode(content), crop), np.asarray(theirs)), path
 
 
-def test_test_crops_are_those_of_torchvision():
+@pytest.mark.parametrize("interpolation", [T.InterpolationMode.BILINEAR, T.InterpolationMode.BICUBIC])
+def test_test_crops_are_those_of_torchvision(interpolation):
     for number, (width, height) in enumerate([(80, 97), (97, 80), (57, 56), (56, 56), (300, 40), (31, 33)]):
         image = draw_picture(number, width=width, height=height)
-        theirs = T.center_crop(T.resize(image, [56]), [48, 48])
-        ours = resize(image, evaluation_crop(width, height, resize=56, size=48))
+        theirs = T.center_crop(T.resize(image, [56], interpolation), [48, 48])
+        ours = resize(image, evaluation_crop(width, height, resize=56, size=48), interpolation.value)
         assert np.array_equal(ours, np.asarray(theirs))
 
 

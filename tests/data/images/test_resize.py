@@ -14,15 +14,20 @@ from moex.data.images import decoding
 from moex.data.images.crops import Crop, draw, evaluation_crop, training_crop
 from moex.data.images.resize import pack, resize
 
+FILTERS = ["bilinear", "bicubic"]
 
-def both(images, crops, *, size):
+
+def both(images, crops, *, size, interpolation="bilinear"):
     """The squares by the kernel, in one batch, and by Pillow."""
     boxes = [
         image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         for image, crop in zip(images, crops, strict=True)
     ]
-    ours = resize(pack(boxes, crops), size=size).permute(0, 2, 3, 1).numpy()
-    theirs = [decoding.resize(Image.fromarray(image), crop) for image, crop in zip(images, crops, strict=True)]
+    ours = resize(pack(boxes, crops, interpolation), size=size).permute(0, 2, 3, 1).numpy()
+    theirs = [
+        decoding.resize(Image.fromarray(image), crop, interpolation)
+        for image, crop in zip(images, crops, strict=True)
+    ]
     return ours, np.stack(theirs)
 
 
@@ -34,18 +39,26 @@ lengths = st.integers(1, 400)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.tuples(lengths, lengths), min_size=1, max_size=4), seed=st.integers(0, 999))
-def test_training_crops_of_any_size(sizes, seed):
+@given(
+    sizes=st.lists(st.tuples(lengths, lengths), min_size=1, max_size=4),
+    seed=st.integers(0, 999),
+    interpolation=st.sampled_from(FILTERS),
+)
+def test_training_crops_of_any_size(sizes, seed, interpolation):
     rows = draw(len(sizes), np.random.default_rng(seed))
     crops = [training_crop(*size, row, size=64) for size, row in zip(sizes, rows, strict=True)]
-    ours, theirs = both([noise(*size) for size in sizes], crops, size=64)
+    ours, theirs = both([noise(*size) for size in sizes], crops, size=64, interpolation=interpolation)
     assert np.array_equal(ours, theirs)
 
 
 @settings(max_examples=40, deadline=None)
-@given(size=st.tuples(lengths, lengths).filter(lambda size: max(size) < 10 * min(size)))
-def test_test_crops_of_any_size(size):
-    ours, theirs = both([noise(*size)], [evaluation_crop(*size, resize=72, size=64)], size=64)
+@given(
+    size=st.tuples(lengths, lengths).filter(lambda size: max(size) < 10 * min(size)),
+    interpolation=st.sampled_from(FILTERS),
+)
+def test_test_crops_of_any_size(size, interpolation):
+    crop = evaluation_crop(*size, resize=72, size=64)
+    ours, theirs = both([noise(*size)], [crop], size=64, interpolation=interpolation)
     assert np.array_equal(ours, theirs)
 
 
