@@ -20,7 +20,7 @@ from moex import data
 from moex.bootstrap import bootstrap_intervals
 from moex.config import RuntimeConfig, parse_test_sets
 from moex.config.evaluation import EvaluationConfig
-from moex.data import TEST, DataSet
+from moex.data import TEST, DataSet, SourceError
 from moex.data.images.synsets import synsets
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.metrics import score, summarise, summarise_scores
@@ -117,7 +117,7 @@ def _score_networks(config: EvaluationConfig, device: torch.device, console: Con
         model = candidate.model.to(device).to(memory_format=memory_format)
         try:
             outcome = score_network(model, parts, batch_size=config.batch_size, precision=config.precision)
-        except ValueError as error:
+        except (ValueError, SourceError) as error:
             raise ValueError(f"{candidate.name} on {label}: {error}") from None
         yield Scored(candidate.name, label, outcome, parts.dataset.summarise, _origin(candidate, parts.dataset))
 
@@ -213,6 +213,7 @@ def _result(one: Scored, config: EvaluationConfig, device: torch.device, command
         "name": one.name,
         "label": one.label,
         "samples": {name: len(scores.loss) for name, scores in outcome.scores.items()},
+        "unreadable": outcome.unreadable,
         "figures": outcome.figures,
         "intervals": {name: list(interval) for name, interval in intervals.items()},
     }

@@ -21,10 +21,10 @@ from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import Run
-from moex.run.folder import write_metrics
+from moex.run.folder import gather_unreadable, write_metrics
 from moex.run.scoring import Outcome, score_network
 
-LIBRARIES = ("moex", "torch", "torchvision", "numpy", "timm", "scikit-learn")
+LIBRARIES = ("moex", "torch", "torchvision", "numpy", "pillow", "timm", "scikit-learn")
 TITLES = {
     "error": "error",
     "top5_error": "top-5 error",
@@ -59,7 +59,7 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
         arrays["best_logits"] = _predict(run)[0].numpy()
         is_last = state.best["epoch"] == state.epoch
         outcomes["best"] = outcomes["last"] if is_last else _score_test_sets(run, console)
-    result = _summary(run, metrics.summarise(logits, labels), outcomes)
+    result = _summary(run, metrics.summarise(logits, labels), outcomes, unreadable=gather_unreadable(run))
     if rank() > 0:
         return result
     _write_predictions(folder / "predictions.npz", arrays)
@@ -125,7 +125,13 @@ def _write_predictions(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
-def _summary(run: Run, measured: dict[str, float], outcomes: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
+def _summary(
+    run: Run,
+    measured: dict[str, float],
+    outcomes: dict[str, dict[str, Outcome]],
+    *,
+    unreadable: dict[str, list[int]],
+) -> dict[str, Any]:
     """The content of `result.json`: these metrics of the test set after the last epoch, and those of test sets."""
     state, session = run.state, run.sessions[-1]
     rows = {"last": state.history[-1], "best": state.best}
@@ -148,6 +154,7 @@ def _summary(run: Run, measured: dict[str, float], outcomes: dict[str, dict[str,
             for label in run.test_sets
         }
     return summary | {
+        "unreadable": {split: len(samples) for split, samples in unreadable.items()},
         "epochs": run.training.epochs,
         "images_per_second": statistics.median(row["images_per_second"] for row in state.history),
         "seconds": state.seconds,

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
+from moex.data import SourceError
 from moex.distributed.communication import broadcast, gather, join, rank
 from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
@@ -33,7 +34,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
 
     Raises:
         RankError: the data cannot be read, another process trains in the folder, something is not finite any more,
-            or a file could not be written.
+            the samples cannot be had, or a file could not be written.
     """
     config = parse(job["config"])
     folder = run_folder(config)
@@ -64,9 +65,9 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
                 console.print(f"training on {layout.world_size} devices of {machines}", soft_wrap=True)
-            run = build_run(config, sources, device, test_sets=test_sets, weights=weights)
-            resume(run, saved, job["command"], console=console)
             try:
+                run = build_run(config, sources, device, test_sets=test_sets, weights=weights)
+                resume(run, saved, job["command"], console=console)
                 with _open_loggers(run, console) as loggers:
                     train(run, stop=stop, loggers=loggers, console=console)
                     result = finish(run, console=console)
@@ -79,6 +80,8 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 return STOPPED if isinstance(end, Stopped) else 0
             except SaveError as error:
                 # This rank alone knows: as an error it ends the others.
+                raise RankError(f"{error}\n{_how_to_continue(folder, when='once there is room, ')}") from None
+            except SourceError as error:
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)
     return 0
@@ -91,8 +94,8 @@ def _open_loggers(run: Run, console: Console) -> Loggers:
     return open_loggers(run.loggers, run.folder, done=run.state.global_step, config=run.config, console=console)
 
 
-def _how_to_continue(folder: Path) -> str:
+def _how_to_continue(folder: Path, *, when: str = "") -> str:
     whole = last_checkpoint(folder)
     if whole is None:
-        return "there is no checkpoint yet: once there is room, the same command starts again"
-    return f"{whole} is whole: once there is room, the same command continues from it"
+        return f"there is no checkpoint yet: {when}the same command starts again"
+    return f"{whole} is whole: {when}the same command continues from it"
