@@ -23,7 +23,7 @@ demo: $(STAMP) ## train a small ResNet with MoEx on real handwritten digits (15 
 	$(BIN)/python train.py $(EXTRA)
 
 test: lint ## lint, type check and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(EXTRA)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(EXTRA)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -14,6 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from moex.launch.manifests import store_manifests
 
 REPOSITORY = Path(__file__).parents[1]
+# Files that take minutes, since they start many processes.
+LONGEST = ("test_sweep.py", "test_devices.py", "test_train.py", "test_streamed_runs.py", "test_experiments.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that no process of the tests is left with one when the others have ended."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)

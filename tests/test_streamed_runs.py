@@ -24,7 +24,7 @@ def path(monkeypatch):
 
 
 def test_a_worker_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path):
-    command = (*PICTURES, "epochs=12")
+    command = (*PICTURES, "epochs=6")
     code, printed = run(*command, "output_root=unbroken", "+dataset.workers=0", cwd=tmp_path)
     assert code == 0, printed
 
