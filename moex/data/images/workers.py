@@ -75,8 +75,11 @@ def work_ahead(
         while (result := _next_result(results, processes)) is not _END:
             yield result
     finally:
-        # The workers' end: nothing else refers to it.
+        # Their end, unless an error refers to what DataLoader was doing.
         del results
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
 class _Results(Dataset[Any]):
