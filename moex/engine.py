@@ -232,9 +232,8 @@ def evaluate(model: nn.Module, source: Source, *, batch_size: int, precision: st
 
     Logits stay on the device, a batch at a time. What `predict` says of ranks holds here too.
     """
-    batches = [score(*batch) for batch in _forward_passes(model, source, batch_size=batch_size, precision=precision)]
-    everyone = gather_turns([tuple(part.cpu() for part in scores) for scores in batches])
-    return Scores(*(torch.cat(parts) for parts in zip(*everyone, strict=True)))
+    passes = _forward_passes(model, source, batch_size=batch_size, precision=precision)
+    return Scores(*_gather_batches([batch and score(*batch) for batch in passes]))
 
 
 def predict(model: nn.Module, source: Source, *, batch_size: int, precision: str) -> tuple[Tensor, Tensor]:
@@ -243,23 +242,33 @@ def predict(model: nn.Module, source: Source, *, batch_size: int, precision: str
     It is rank 0's model that predicts. The ranks take whole batches in turns, the same that one process would take,
     so that the logits do not depend on their number.
     """
-    batches = list(_forward_passes(model, source, batch_size=batch_size, precision=precision))
-    everyone = gather_turns([(logits.cpu(), labels.cpu()) for logits, labels in batches])
-    return torch.cat([logits for logits, _ in everyone]), torch.cat([labels for _, labels in everyone])
+    logits, labels = _gather_batches(list(_forward_passes(model, source, batch_size=batch_size, precision=precision)))
+    return logits, labels
+
+
+def _gather_batches(batches: list[tuple[Tensor, ...] | None]) -> list[Tensor]:
+    """What there is of the batches of all ranks, which took them in turns: on the CPU, in the order of the set."""
+    everyone = gather_turns([batch and tuple(part.cpu() for part in batch) for batch in batches])
+    return [torch.cat(parts) for parts in zip(*filter(None, everyone), strict=True)]
 
 
 @torch.inference_mode()
 def _forward_passes(
     model: nn.Module, source: Source, *, batch_size: int, precision: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and labels of this rank's batches, on the device."""
+) -> Iterator[tuple[Tensor, Tensor] | None]:
+    """Logits and labels of this rank's batches, on the device; None for one whose samples all cannot be read."""
     broadcast_buffers(model)
     model.eval()
     batches = torch.arange(len(source)).split(batch_size)[rank() :: world_size()]
-    for inputs, labels in source.batches(Request(indices, torch.arange(len(indices))) for indices in batches):
-        with autocast(inputs.device, precision):
-            logits = model(inputs)
-        yield at_least_float32(logits), labels
+    requests = (Request(indices, torch.arange(len(indices))) for indices in batches)
+    with closing(source.batches(requests)) as answers:
+        for inputs, labels in answers:
+            if not len(labels):
+                yield None
+                continue
+            with autocast(inputs.device, precision):
+                logits = model(inputs)
+            yield at_least_float32(logits), labels
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Images in files, for tests: real photographs, drawn pictures, and a data set of these that a run can name."""
 
 import io
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,18 +81,35 @@ def requests_of(batches, *, ranks=1, rank=0, augmented=True):
         yield Request(indices, share, np.random.default_rng([7, step]) if augmented else None)
 
 
+class TrappedFiles(Files):
+    """Whoever reads one of them is killed, once, if there is a trap."""
+
+    def __init__(self, contents, trap):
+        super().__init__(contents)
+        self.trap = Path(trap)
+
+    def read(self, index):
+        if index == 7 and self.trap.exists():
+            self.trap.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
 @dataclass
 class Pictures(EncodedImageSet):
-    """Drawn pictures of three classes, of which some cannot be read."""
+    """Drawn pictures of three classes; some of each split cannot be read."""
 
     broken: int = 0
+    trap: str = "nowhere"
 
     size, resize = 32, 36
     num_classes = 3
 
     def read(self, *, seed):
         contents = drawn(60)
-        contents[: self.broken] = [content[:-50] for content in contents[: self.broken]]
-        images = EncodedImages(Files(contents), np.arange(60))
+        for number in range(self.broken):
+            for split in (0, 40):
+                contents[split + number] = contents[split + number][:-50]
+        images = EncodedImages(TrappedFiles(contents, self.trap), np.arange(60))
         samples = Samples(images, torch.arange(60) % 3)
-        return {"train": samples.select(slice(40)), "test": samples.select(slice(20, 60))}
+        return {"train": samples.select(slice(40)), "test": samples.select(slice(40, None))}

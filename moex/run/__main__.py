@@ -64,7 +64,9 @@ def run(job: dict[str, Any], stop: StopRequest) -> int:
 
 
 def _exit_with_the_parent() -> None:
-    sys.stdin.read()
+    # Not sys.stdin.read, which holds a lock that a forked process waits for before it does anything.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     # The parent is gone; what was being written aside stays aside, and the next run resumes.
     os._exit(1)
 

@@ -60,6 +60,12 @@ class Run:
     sessions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
+    def sources(self) -> dict[str, Source]:
+        """The splits by their names."""
+        sources = {TRAIN: self.training.source, TEST: self.test}
+        return sources if self.validation is None else {**sources, VALIDATION: self.validation}
+
+    @property
     def selected_on(self) -> str:
         """The split that chooses the best epoch: `validation` or `test`."""
         return TEST if self.validation is None else VALIDATION

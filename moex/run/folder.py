@@ -53,7 +53,11 @@ def claim(folder: Path, config: dict[str, Any]) -> Iterator[None]:
 
 
 def resume(run: Run, saved: dict[str, Any] | None, command: str, *, console: Console) -> None:
-    """Puts a run where a checkpoint left it, if there is one, and opens a session of it."""
+    """Puts a run where a checkpoint left it, if there is one, and opens a session of it.
+
+    Raises:
+        SourceError: more samples cannot be read than may be.
+    """
     state, sessions = run.state, run.sessions
     if saved is not None:
         state.load_state_dict(saved)
@@ -61,6 +65,8 @@ def resume(run: Run, saved: dict[str, Any] | None, command: str, *, console: Con
             # Rank 0 has the sums of all ranks up to here; the others go on from zero.
             state.totals.zero_()
         sessions[:] = saved["sessions"]
+        for split, samples in saved.get("unreadable", {}).items():
+            run.sources[split].know_unreadable(set(samples))
         console.print(f"continuing {run.folder} after epoch {state.epoch}, step {state.step}", soft_wrap=True)
         before = sessions[-1]["world_size"]
         if before != world_size():
@@ -80,20 +86,35 @@ def save(run: Run) -> None:
     Raises:
         NonFiniteError: nothing was saved.
         SaveError: a file could not be written.
+        SourceError: more samples cannot be read than may be.
     """
-    totals = check_finite(run)
+    totals, unreadable = check_finite(run), gather_unreadable(run)
     if rank() > 0:
         return
     state = run.state
     content = state.state_dict() | {
         "totals": torch.tensor(totals, dtype=torch.float64),
         "sessions": run.sessions,
+        "unreadable": unreadable,
     }
     every = run.checkpoints.keep_every_epochs
     if every is not None and state.step == 0 and state.epoch % every == 0:
         # Before the last: killed in between, the run ends this epoch once more, and keeps it again.
         checkpoint.write_epoch(run.folder / "checkpoints", content, epoch=state.epoch)
     checkpoint.write_last(run.folder / "checkpoints", content)
+
+
+def gather_unreadable(run: Run) -> dict[str, list[int]]:
+    """The samples of each split that cannot be read, found by any rank and in any session; lets all ranks know them.
+
+    Raises:
+        SourceError: on every rank, if they are too many.
+    """
+    everyone = gather({split: set(source.unreadable) for split, source in run.sources.items()})
+    unreadable = {split: set().union(*(found[split] for found in everyone)) for split in run.sources}
+    for split, source in run.sources.items():
+        source.know_unreadable(unreadable[split])
+    return {split: sorted(samples) for split, samples in unreadable.items()}
 
 
 def check_finite(run: Run) -> list[float]:

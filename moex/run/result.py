@@ -17,9 +17,9 @@ from moex.distributed import broadcast, rank
 from moex.engine import predict
 from moex.reporting.sweeps import now
 from moex.run.build import Run
-from moex.run.folder import write_metrics
+from moex.run.folder import gather_unreadable, write_metrics
 
-LIBRARIES = ("moex", "torch", "torchvision", "numpy", "timm", "scikit-learn")
+LIBRARIES = ("moex", "torch", "torchvision", "numpy", "pillow", "timm", "scikit-learn")
 REPORTED = {
     "error": "error",
     "top5_error": "top-5 error",
@@ -45,7 +45,7 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
     if best_weights is not None:
         state.evaluated.load_state_dict(best_weights)
         arrays["best_logits"] = _predict(run)[0].numpy()
-    result = _summary(run, metrics.summarise(logits, labels))
+    result = _summary(run, metrics.summarise(logits, labels), unreadable=gather_unreadable(run))
     if rank() > 0:
         return result
     checkpoint.write_atomically(
@@ -69,7 +69,7 @@ def _predict(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def _summary(run: Run, measured: dict[str, float]) -> dict[str, Any]:
+def _summary(run: Run, measured: dict[str, float], *, unreadable: dict[str, list[int]]) -> dict[str, Any]:
     """The content of `result.json`, with these metrics of the test set after the last epoch."""
     state, session = run.state, run.sessions[-1]
     rows = {"last": state.history[-1], "best": state.best}
@@ -86,6 +86,7 @@ def _summary(run: Run, measured: dict[str, float]) -> dict[str, Any]:
             which: {name: row[f"validation_{name}"] for name in measured} for which, row in rows.items()
         }
     return summary | {
+        "unreadable": {split: len(samples) for split, samples in unreadable.items()},
         "epochs": run.training.epochs,
         "images_per_second": statistics.median(row["images_per_second"] for row in state.history),
         "seconds": state.seconds,

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
+from moex.data import SourceError
 from moex.distributed import STOPPED, Layout, RankError, StopRequest, broadcast, gather, join, rank
 from moex.loggers import Loggers, open_loggers
 from moex.run.build import Run, build_run, choose_device, load_sources
@@ -30,7 +31,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
         The exit code, the same on every rank. What there is to say was printed by rank 0.
 
     Raises:
-        RankError: a file could not be written.
+        RankError: a file could not be written, or the samples cannot be had.
     """
     config = parse(job["config"])
     folder = run_folder(config)
@@ -58,9 +59,9 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
                 console.print(f"training on {layout.world_size} devices of {machines}", soft_wrap=True)
-            run = build_run(config, sources, device)
-            resume(run, saved, job["command"], console=console)
             try:
+                run = build_run(config, sources, device)
+                resume(run, saved, job["command"], console=console)
                 with _open_loggers(run, console) as loggers:
                     train(run, stop=stop, loggers=loggers, console=console)
                     result = finish(run, console=console)
@@ -74,6 +75,8 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 return _tell(str(over), code=0)
             except checkpoint.SaveError as error:
                 # This rank alone knows: as an error it ends the others.
+                raise RankError(f"{error}\n{_how_to_continue(folder, when='once there is room, ')}") from None
+            except SourceError as error:
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)
     return 0
@@ -86,11 +89,11 @@ def _open_loggers(run: Run, console: Console) -> Loggers:
     return open_loggers(run.loggers, run.folder, done=run.state.global_step, config=run.config, console=console)
 
 
-def _how_to_continue(folder: Path) -> str:
+def _how_to_continue(folder: Path, *, when: str = "") -> str:
     whole = last_checkpoint(folder)
     if whole is None:
-        return "there is no checkpoint yet: once there is room, the same command starts again"
-    return f"{whole} is whole: once there is room, the same command continues from it"
+        return f"there is no checkpoint yet: {when}the same command starts again"
+    return f"{whole} is whole: {when}the same command continues from it"
 
 
 def _tell(text: str, *, code: int) -> int:
