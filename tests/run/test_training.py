@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from moex import checkpoint
+from moex.data.source import ResidentSource
 from moex.engine import evaluate
 from moex.loggers import ProgressDisplay, open_loggers
 from moex.metrics import summarise_scores
@@ -29,6 +30,7 @@ def test_the_loss_is_logged_in_epochs_shorter_than_the_interval(build, tmp_path,
     assert [event.step for event in read_tensorboard(run.folder).Scalars("step/loss")] == [6, 12]
     table = pd.read_csv(run.folder / "metrics.csv")
     assert table["train_loss"].between(0.5, 4).all()
+    assert (table["waiting_share"] == 0).all()
 
 
 def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(build, reopen, go_on, tmp_path):
@@ -41,6 +43,33 @@ def test_stopped_at_the_end_of_an_epoch_its_speed_is_still_known(build, reopen, 
     (row,) = run.state.history
     assert 0 < row["images_per_second"] < float("inf")
     assert row["seconds"] >= 128 / row["images_per_second"]
+
+
+def test_waiting_is_added_up_over_sessions(build, reopen, go_on, tmp_path, monkeypatch):
+    """What waits is training: not the look at a few samples before it."""
+
+    def batches(self, requests):
+        for request in requests:
+            self.waited += 0.25
+            yield self.batch(request)
+
+    monkeypatch.setattr(ResidentSource, "batches", batches)
+    with pytest.raises(Stopped):
+        go_on(reopen(build(tmp_path, epochs=2, batch_size=32)), stop=True)
+    run = reopen(build(tmp_path, epochs=2, batch_size=32))
+    assert run.state.epoch_waited == 0.25
+    go_on(run)
+    for row in run.state.history:
+        # Four steps, of 128 samples.
+        assert row["waiting_share"] == pytest.approx(4 * 0.25 / (128 / row["images_per_second"]))
+
+
+def test_a_checkpoint_from_before_waiting_was_counted(build, tmp_path):
+    state = build(tmp_path).state
+    saved = state.state_dict()
+    del saved["epoch_waited"]
+    state.load_state_dict(saved | {"epoch_seconds": 3.0})
+    assert (state.epoch_seconds, state.epoch_waited) == (3.0, 0.0)
 
 
 def test_logits_that_are_not_finite_end_the_run(build, go_on, tmp_path):
