@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from program import end, folders, run, run_here, start, wait_for
 
 PICTURES = (
-    "dataset.target=pictures.Pictures", "batch_size=16", "evaluation_batch_size=8", "checkpoint.every_steps=2",
+    "dataset.target=pictures.Pictures", "batch_size=16", "evaluation_batch_size=2", "checkpoint.every_steps=2",
     "+dataset.broken=2", "+dataset.on_error=skip", "+dataset.max_unreadable=0.1", "+dataset.trap=trap",
 )  # fmt: skip
 TIMES = ["seconds", "images_per_second", "waiting_share"]
@@ -23,9 +24,18 @@ def path(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
 
 
-def test_a_worker_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path):
-    command = (*PICTURES, "epochs=6")
-    code, printed = run(*command, "output_root=unbroken", "+dataset.workers=0", cwd=tmp_path)
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    """The command within this process, on one thread as in its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield lambda *arguments: run_here(*arguments, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+    torch.set_num_threads(threads)
+
+
+def test_a_worker_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path, here):
+    command = (*PICTURES, "epochs=5")
+    code, printed = here(*command, "output_root=unbroken", "+dataset.workers=0")
     assert code == 0, printed
 
     process = start(*command, "output_root=broken", "+dataset.workers=2", cwd=tmp_path)
@@ -40,7 +50,7 @@ def test_a_worker_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path):
     (last,) = tmp_path.glob("broken/**/last.pt")
     assert advice == f"{last.relative_to(tmp_path)} is whole: the same command continues from it"
 
-    code, printed = run(*command, "output_root=broken", "+dataset.workers=1", cwd=tmp_path)
+    code, printed = here(*command, "output_root=broken", "+dataset.workers=1")
     assert code == 0, printed
     assert "continuing" in printed
     broken, unbroken = (folders(tmp_path / name)[0] for name in ("broken", "unbroken"))
@@ -53,12 +63,12 @@ def test_a_worker_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path):
     for folder in (broken, unbroken):
         result = json.loads((folder / "result.json").read_text())
         assert result["unreadable"] == {"train": 2, "test": 2}
-    # Two of the twenty are left out.
+    # Of the twenty two are left out, a whole batch.
     assert len(np.load(broken / "predictions.npz")["labels"]) == 18
 
 
 def test_on_two_ranks_it_is_told_once_and_each_unreadable_image_is_counted_once(tmp_path):
-    command = (*PICTURES, "epochs=2", "runtime.devices=2", "+dataset.workers=1")
+    command = (*PICTURES, "epochs=1", "runtime.devices=2", "+dataset.workers=1")
     (tmp_path / "trap").touch()
     code, printed = run(*command, cwd=tmp_path)
     assert code == 1, printed
@@ -84,9 +94,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("overrides", "message"), FAULTS.values(), ids=FAULTS)
-def test_images_that_cannot_be_read_end_the_run_in_words(tmp_path, monkeypatch, capfd, overrides, message):
-    command = ("dataset.target=pictures.Pictures", "+dataset.workers=0", "epochs=1", *overrides)
-    code, printed = run_here(*command, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+def test_images_that_cannot_be_read_end_the_run_in_words(here, overrides, message):
+    code, printed = here("dataset.target=pictures.Pictures", "+dataset.workers=0", "epochs=1", *overrides)
     assert code == 1, printed
     error, advice = printed.splitlines()
     assert error.startswith(message)
