@@ -89,7 +89,7 @@ def read_wandb():
         for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
             whole = path.read_bytes()
             content += b"".join(whole[start + 7 : start + 32768] for start in range(0, len(whole), 32768))
-        pattern = re.escape(name.encode()) + rb"[^\w.-]{2,4}(-?\d[\d.e+-]*)"
+        pattern = re.escape(name.encode()) + rb"[^\w.-]{2,4}(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
         # A row is there twice: in the history, and as the latest values.
         return list(dict.fromkeys(float(value) for value in re.findall(pattern, content)))
 
