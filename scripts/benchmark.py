@@ -1,6 +1,6 @@
 """Measures speed and memory side by side in one run, as ratios with their spread.
 
-    python scripts/benchmark.py [exchange] [precision] [data] [--rounds N] [--output FILE.md]
+    python scripts/benchmark.py [exchange] [precision] [data] [images] [--rounds N] [--output FILE.md]
 
 In every round each variant is timed once, one after the other, and each ratio is taken within its round: what
 else the machine does weighs on both sides. Reported are the median over the rounds and, in brackets, the lowest
@@ -9,11 +9,13 @@ and the highest.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
@@ -29,6 +31,9 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.markdown import Markdown
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.dataset_factory import create_dataset
+from timm.data.loader import create_loader
 from torch import Tensor, nn
 from torch.profiler import profile
 from torch.utils.benchmark import Timer
@@ -39,6 +44,8 @@ import moex
 from moex.config import parse
 from moex.data import Request
 from moex.data.cifar import MEAN, STD
+from moex.data.images.encoded import EncodedFiles, EncodedImages
+from moex.data.images.stream import StreamedImages
 from moex.data.source import ResidentImages
 from moex.engine import backward, update
 from moex.features import FeatureHook
@@ -52,6 +59,9 @@ RESNET20 = {"model": {"name": "resnet20"}, "batch_size": 128}
 PYRAMIDNET56 = {"model": {"name": "pyramidnet56", "options": {"alpha": 240}}, "batch_size": 32}
 # A variant is run as often in one timing as takes about so long, in seconds.
 TIMING = 1.0
+# Real ones beside the checkout, and how often each is read in an epoch.
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "imagenet"
+TIMES_READ = 32
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,92 @@ def source_variants() -> Variants:
     }
 
 
+def photograph_variants() -> Variants:
+    """An epoch of training crops of photographs, batches of 128, from the start of two workers to their end."""
+    theirs = create_dataset("", root=str(PHOTOGRAPHS))
+    theirs.reader.samples *= TIMES_READ
+    loader = create_loader(
+        theirs,
+        input_size=(3, 224, 224),
+        batch_size=128,
+        is_training=True,
+        color_jitter=None,  # type: ignore[arg-type]
+        num_workers=2,
+        persistent_workers=False,
+        device=DEVICE,
+    )
+    exact, boxes = (create_stream(decode) for decode in ("exact", "device"))
+
+    def epoch(batches: Callable[[Iterable[Request]], Iterable[object]]) -> None:
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(exact)))
+        for _ in batches(
+            Request(indices, torch.arange(len(indices)), np.random.default_rng(step))
+            for step, indices in enumerate(order.split(128))
+        ):
+            pass
+
+    runs = {
+        "timm's loader": lambda: [None for _ in loader],
+        "moex's source": lambda: epoch(exact.batches),
+        "what its workers deliver": lambda: epoch(exact.decoded),
+        "what they deliver with dataset.decode=device": lambda: epoch(boxes.decoded),
+    }
+    return {name: Variant(run, len(exact), is_step=False) for name, run in runs.items()}
+
+
+def delivery_variants() -> Variants:
+    """What the device does with 128 photographs that workers have resized, and with those that they have cut out."""
+    everyone = torch.arange(128)
+    variants = {}
+    for decode, does in (("exact", "normalises"), ("device", "resizes and normalises")):
+        source = create_stream(decode)
+        parts = next(source.decoded([Request(everyone, everyone, np.random.default_rng(0))]))
+        variants[f"dataset.decode={decode}: {does}"] = Variant(
+            functools.partial(source.deliver, parts), len(everyone), is_step=False
+        )
+    return variants
+
+
+class Photographs(EncodedFiles):
+    """The files below a folder, as often as they are read in an epoch."""
+
+    def __init__(self, root: Path) -> None:
+        self._paths = sorted(root.rglob("*.JPEG")) * TIMES_READ
+        if not self._paths:
+            sys.exit(f"error: there are no photographs (*.JPEG) in {root}")
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def name(self, index: int) -> str:
+        """See `EncodedFiles`."""
+        return str(self._paths[index])
+
+    def read(self, index: int) -> bytes:
+        """See `EncodedFiles`."""
+        return self._paths[index].read_bytes()
+
+
+def create_stream(decode: str) -> StreamedImages:
+    """The source of an ImageNet run with two workers."""
+    photographs = Photographs(PHOTOGRAPHS)
+    return StreamedImages(
+        EncodedImages(photographs, np.arange(len(photographs))),
+        torch.zeros(len(photographs), dtype=torch.int64),
+        size=224,
+        resize=256,
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        training=True,
+        workers=2,
+        decode=decode,
+        on_error="fail",
+        max_unreadable=0.0,
+        device=DEVICE,
+        channels_last=False,
+    )
+
+
 PARTS: dict[str, dict[str, Callable[[], Variants]]] = {
     "exchange": {
         "MoEx in every step: ResNet-20, batch 128, float32, channels_last": lambda: exchange_variants(RESNET20),
@@ -165,6 +261,10 @@ PARTS: dict[str, dict[str, Callable[[], Variants]]] = {
         "Forms of a training step: PyramidNet-56, α̃ 240, batch 32, MoEx": lambda: precision_variants(PYRAMIDNET56)
     },
     "data": {"CIFAR batches: cropped, flipped and normalised": source_variants},
+    "images": {
+        "Photographs, random crops of 224 pixels: two workers": photograph_variants,
+        "Photographs: what is left to the device": delivery_variants,
+    },
 }
 
 
