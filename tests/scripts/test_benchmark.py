@@ -54,6 +54,16 @@ def test_ratios_are_taken_within_rounds(benchmark, monkeypatch):
     assert table[3] == "| fast | 150 (100 to 200) | 2.00 (2.00 to 2.00) | -50.0 % (-50.0 to -50.0) | - |"
 
 
+def test_photographs_are_read_by_all_and_delivered_alike(benchmark, photographs, monkeypatch):
+    monkeypatch.setattr(benchmark, "TIMES_READ", 1)
+    variants = benchmark.photograph_variants()
+    assert {variant.images for variant in variants.values()} == {len(photographs)}
+    for variant in variants.values():
+        variant.run()
+    exact, device = (variant.run() for variant in benchmark.delivery_variants().values())
+    assert torch.equal(exact[0], device[0])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, torch itself counts")
 def test_peak_memory_counts_what_lives_at_once(benchmark):
     def run():

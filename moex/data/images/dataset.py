@@ -25,8 +25,8 @@ class EncodedImageSet(DataSet):
         mean: of each channel, for pixels in [0, 1].
         std: of each channel, for pixels in [0, 1].
         workers: processes that decode, of each rank; null: one for each core that a rank may use.
-        decode: what workers do: `exact`, decoding, crop and resize, the published bits; `device`, decoding alone,
-            where crop and resize are left to the device and pixels differ in their last bit.
+        decode: what workers do: `exact`, all of it by Pillow, as published; `device`, decoding and cutting out, where
+            resizing is left to the device, which a GPU is quick at, with the same bits.
         on_error: of an image that cannot be read: `fail`, or `skip`.
         max_unreadable: the share of a split that may be skipped.
         listings: the folder in which lists of files are kept, so that a second start need not look for them.
@@ -91,6 +91,6 @@ class EncodedImageSet(DataSet):
         require(0 <= share < 1, f"{key}.max_unreadable", share, "a share of at least 0 and less than 1")
 
     def recipe(self) -> dict[str, Any]:
-        """What acts on the training: not how many decode, nor what becomes of files that no run has read."""
-        without = ("workers", "max_unreadable", "listings")
+        """What acts on the training: not who decodes, nor what becomes of files that no run has read."""
+        without = ("workers", "decode", "max_unreadable", "listings")
         return {key: value for key, value in super().recipe().items() if key not in without}

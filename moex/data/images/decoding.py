@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from moex.data.images.crops import Crop, Draws, evaluation_crop, training_crop
 from moex.data.images.encoded import EncodedImages
@@ -110,6 +109,8 @@ def decode_pixels(content: bytes) -> Pixels:
     The decoder is libjpeg-turbo in both, and so are the bits. What torchvision refuses is decided by Pillow, which
     refuses less.
     """
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     with _reading():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.format == "JPEG" and image.mode in ("L", "RGB"):

@@ -1,5 +1,6 @@
 """The source of images that lie in files: workers decode them ahead of the loop, the device does the rest."""
 
+import importlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Set
 from contextlib import closing
@@ -65,8 +66,11 @@ class StreamedImages(Source):
             device: where batches are to be.
             channels_last: the memory format of the batches.
         """
-        # Here, so that workers, which are forked, have it.
+        # What workers need is imported here, before they are forked.
         from moex.data.images.decoding import Decoder
+
+        if decode == "device":
+            importlib.import_module("torchvision.io")
 
         self._images, self._labels = images, labels.to(device)
         self._size = size

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -114,7 +115,8 @@ def _next_result(results: Iterator[Any], processes: Iterable[BaseProcess]) -> An
 
 
 def _first_death(processes: Iterable[BaseProcess]) -> str | None:
-    """What became of a process that has ended by itself; None if none has."""
+    """What became of a process that has ended by itself, or is about to; None if none has."""
+    connection.wait([process.sentinel for process in processes], timeout=PATIENCE)
     for process in processes:
         code = process.exitcode
         if code is not None and code < 0:

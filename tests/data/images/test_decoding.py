@@ -5,11 +5,11 @@ import io
 import numpy as np
 import pytest
 import torch
+import torchvision
 from pictures import draw_picture, encode
 from PIL import Image
 from torchvision.transforms import functional as T
 
-from moex.data.images import decoding
 from moex.data.images.crops import draw, evaluation_crop, training_crop
 from moex.data.images.decoding import UnreadableImage, decode, decode_pixels, resize
 
@@ -131,7 +131,7 @@ def test_bombs_are_refused_before_they_are_decoded(monkeypatch, limit, kind, rea
     read(content)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     monkeypatch.setattr(Image.Image, "load", None)
-    monkeypatch.setattr(decoding, "decode_jpeg", None)
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", None)
     with pytest.raises(UnreadableImage, match=r"Image size \(6300 pixels\) exceeds limit of .* decompression bomb"):
         read(content)
 
