@@ -61,7 +61,7 @@ PYRAMIDNET56 = {"model": {"name": "pyramidnet56", "options": {"alpha": 240}}, "b
 TIMING = 1.0
 # Real ones beside the checkout, and how often each is read in an epoch.
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "imagenet"
-TIMES_READ = 32
+TIMES_READ = 16
 
 
 @dataclass(frozen=True)
