@@ -102,7 +102,8 @@ class Pictures(EncodedImageSet):
     broken: int = 0
     trap: str = "nowhere"
 
-    size, resize = 32, 36
+    size: int = 32
+    resize: int = 36
     num_classes = 3
 
     def read(self, *, seed):

@@ -84,7 +84,7 @@ def test_on_two_ranks_it_is_told_once_and_each_unreadable_image_is_counted_once(
 FAULTS = {
     "an image that cannot be read": (
         ["+dataset.broken=1"],
-        "error: 1 images of a batch cannot be read: 0.jpg (image file is truncated",
+        "error: 1 image of a batch cannot be read: 0.jpg (image file is truncated",
     ),
     "too many of them": (
         ["+dataset.broken=4", "+dataset.on_error=skip", "+dataset.max_unreadable=0.05"],

@@ -77,7 +77,8 @@ class StreamedImages(Source):
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._normalise = Normaliser(mean, std, device=device, memory_format=memory_format)
         self._skips, self._share = on_error == "skip", max_unreadable
-        self._most = int(max_unreadable * len(images))
+        # 29 are the share 0.29 of 100, which float64 takes for a little less.
+        self._most = int(round(max_unreadable * len(images), 6))
         spares = self._most if self._skips and training else 0
         self._decoder = Decoder(
             images, size=size, resize=resize, interpolation=interpolation, boxes=decode == "device", spares=spares
@@ -140,8 +141,8 @@ class StreamedImages(Source):
             self._skip(unreadable)
         elif unreadable:
             raise SourceError(
-                f"{len(unreadable)} images of a batch cannot be read: {_name_first(unreadable)}. Mend or remove "
-                "them, or set dataset.on_error=skip"
+                f"{len(unreadable)} image{'s' if len(unreadable) > 1 else ''} of a batch cannot be read: "
+                f"{_name_first(unreadable)}. Mend or remove what is damaged, or set dataset.on_error=skip"
             )
 
     def _skip(self, unreadable: Mapping[int, str]) -> None:

@@ -206,12 +206,11 @@ def broken(*numbers, count=23):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_first_unreadable_images_are_named(small_parts, workers, decode):
     source = source_of(broken(1, 2, 3, 5, 8, 13, 21), workers=workers, decode=decode)
-    names = ", ".join(
+    named = ", ".join(
         rf"{number}\.jpg \(image file is truncated \(\d+ bytes not processed\)\)" for number in (1, 2, 3, 5, 8)
     )
-    message = (
-        rf"^6 images of a batch cannot be read: {names}, \.\.\.\. Mend or remove them, or set dataset\.on_error=skip$"
-    )
+    advice = r"Mend or remove what is damaged, or set dataset\.on_error=skip"
+    message = rf"^6 images of a batch cannot be read: {named}, \.\.\.\. {advice}$"
     with pytest.raises(SourceError, match=message):
         collect(source, [torch.arange(20), torch.arange(3)])
     assert not multiprocessing.active_children()
@@ -219,7 +218,7 @@ def test_the_first_unreadable_images_are_named(small_parts, workers, decode):
 
 def test_a_file_that_is_gone_is_unreadable(tmp_path):
     source = source_of([tmp_path / "gone.jpg", *CONTENTS])
-    with pytest.raises(SourceError, match=r"^1 images of a batch cannot be read: gone\.jpg \(\[Errno 2\]"):
+    with pytest.raises(SourceError, match=r"^1 image of a batch cannot be read: gone\.jpg \(\[Errno 2\]"):
         collect(source, [torch.arange(3)])
 
 
