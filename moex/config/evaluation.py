@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from moex.config.schema import ModelConfig
+from moex.config.schema import PRECISIONS, ModelConfig
 from moex.settings import require
 
 
@@ -23,7 +23,7 @@ class EvaluationConfig:
         model: the network of a file that does not tell; without a name: none.
         dataset: on which; its keys, with a name. Without one: the test set of the run itself.
         test_sets: on which others, each a name, or its keys.
-        limit: how many samples to take of each part at most, the first ones.
+        limit: how many samples to take of each part at most; see `moex.data.DataSet.take`.
         temperature: the share of a test set on which a temperature is fitted; null: none is.
         resamples: of the bootstrap; 0: no intervals.
         seed: of the resamples, and of what is held out for the temperature.
@@ -96,7 +96,6 @@ def _check(config: EvaluationConfig) -> None:
     require(config.batch_size >= 1, "batch_size", config.batch_size, "1 or more")
     require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
     require(config.device in ("auto", "cpu", "cuda"), "device", config.device, "one of auto, cpu, cuda")
-    precisions = ("fp32", "tf32", "bf16", "fp16")
-    require(config.precision in precisions, "precision", config.precision, f"one of {', '.join(precisions)}")
+    require(config.precision in PRECISIONS, "precision", config.precision, f"one of {', '.join(PRECISIONS)}")
     table = config.table
     require(table is None or table.endswith((".md", ".csv")), "table", table, "a file .md or .csv, or null")

@@ -14,6 +14,8 @@ from moex.models.published import LIBRARIES, is_published
 from moex.optim import SGD, Optimizer, Schedule, Step
 from moex.settings import require
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
 
 @dataclass
 class ModelConfig:
@@ -116,8 +118,7 @@ class RuntimeConfig(DevicesConfig):
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
         super().check(key)
-        precisions = ("fp32", "tf32", "bf16", "fp16")
-        require(self.precision in precisions, f"{key}.precision", self.precision, f"one of {', '.join(precisions)}")
+        require(self.precision in PRECISIONS, f"{key}.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
         require(self.accumulation >= 1, f"{key}.accumulation", self.accumulation, "1 or more")
         require(self.parts is None or self.parts >= 1, f"{key}.parts", self.parts, "1 or more, or null")
         alone = self.parts is None or self.accumulation == 1

@@ -235,10 +235,7 @@ def load(
                 "validation split of its own"
             )
         splits[TRAIN], splits[VALIDATION] = _hold_out(splits[TRAIN], dataset.validation, seed=seed)
-    return {
-        name: dataset.source(samples, training=name == TRAIN, device=device, channels_last=channels_last)
-        for name, samples in splits.items()
-    }
+    return _make_sources(dataset, splits, device=device, channels_last=channels_last)
 
 
 def load_test(
@@ -265,10 +262,7 @@ def load_test(
     parts = dataset.read_test(seed=seed)
     if limit_test is not None:
         parts = {name: dataset.take(samples, min(limit_test, len(samples.labels))) for name, samples in parts.items()}
-    return {
-        name: dataset.source(samples, training=False, device=device, channels_last=channels_last)
-        for name, samples in parts.items()
-    }
+    return _make_sources(dataset, parts, device=device, channels_last=channels_last)
 
 
 def split_by_class(labels: npt.ArrayLike, share: float, *, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
@@ -282,6 +276,15 @@ def split_by_class(labels: npt.ArrayLike, share: float, *, seed: int) -> tuple[n
     labels = np.asarray(labels)
     first, second = train_test_split(np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed)
     return first, second
+
+
+def _make_sources(
+    dataset: DataSet, splits: Mapping[str, Samples], *, device: torch.device, channels_last: bool
+) -> dict[str, Source]:
+    return {
+        name: dataset.source(samples, training=name == TRAIN, device=device, channels_last=channels_last)
+        for name, samples in splits.items()
+    }
 
 
 def _limit(samples: Samples, dataset: DataSet, key: str, count: int | None) -> Samples:

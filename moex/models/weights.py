@@ -101,12 +101,13 @@ def fit_weights(model: nn.Module, weights: Weights, *, new_head: bool = False) -
     Raises:
         ValueError: they are not those of this network; says which names are missing, unknown or of another shape.
     """
-    wanted = {name: value for name, value in model.state_dict().items() if not name.endswith(_COUNTER)}
+    everything = model.state_dict()
+    wanted = {name: value for name, value in everything.items() if not name.endswith(_COUNTER)}
     given = {name: value for name, value in weights.items() if not name.endswith(_COUNTER)}
     if wanted.keys() != given.keys() and _kinds(wanted) == _kinds(given):
         # Other names: the order and the shapes of all tensors agree.
         given = dict(zip(wanted, given.values(), strict=True))
-    counters = {name: value for name, value in weights.items() if name in model.state_dict().keys() - wanted.keys()}
+    counters = {name: value for name, value in weights.items() if name in everything and name.endswith(_COUNTER)}
     left_out = _head(wanted, given) if new_head else set()
     missing = [name for name in wanted if name not in given and name not in left_out]
     unknown = [name for name in given if name not in wanted]

@@ -5,13 +5,11 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -22,7 +20,7 @@ from moex.config import RuntimeConfig, parse_test_sets
 from moex.config.evaluation import EvaluationConfig
 from moex.data import TEST, DataSet, SourceError
 from moex.data.images.synsets import synsets
-from moex.files import saving, write_atomically, write_text_atomically
+from moex.files import saving, write_text_atomically
 from moex.metrics import score, summarise, summarise_scores
 from moex.reporting.evaluations import save_table, show_table
 from moex.reporting.figures import RELIABILITY, RESPONSE_RATE, reliability_diagram, response_rate_curve
@@ -30,7 +28,7 @@ from moex.reporting.sweeps import now
 from moex.run.build import choose_device
 from moex.run.candidates import Candidate, find_candidate
 from moex.run.folder import commit
-from moex.run.result import device_name, library_versions
+from moex.run.result import device_name, library_versions, write_predictions
 from moex.run.scoring import Outcome, prepare, score_network
 from moex.temperature import fit_temperature, hold_out
 
@@ -254,26 +252,20 @@ def _with_temperature(one: Scored, share: float, *, seed: int) -> dict[str, Any]
 def _folder(one: Scored, config: EvaluationConfig) -> Path:
     """Where an outcome is saved: a place of its own for all that decides on the figures."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _SILENT}
-    origin = {key: value for key, value in one.origin.items() if key != "checkpoint"}
-    text = json.dumps([settings, origin, str(one.origin.get("checkpoint"))], sort_keys=True)
+    text = json.dumps([settings, one.origin], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return Path(config.output_root) / "evaluations" / f"{one.name}-{digest}" / one.label.replace("/", "_")
 
 
 def _save(result: dict[str, Any], outcome: Outcome, folder: Path) -> None:
     with saving(folder):
-        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     if outcome.logits is not None and outcome.labels is not None:
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "logits": outcome.logits.float().numpy(),
-            "labels": outcome.labels.numpy(),
-        }
-        write_atomically(folder / PREDICTIONS, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+        arrays = {"logits": outcome.logits.float().numpy(), "labels": outcome.labels.numpy()}
+        write_predictions(folder / PREDICTIONS, arrays)
         with saving(folder / FIGURES):
+            (folder / FIGURES).mkdir(exist_ok=True)
             reliability_diagram(outcome.logits, outcome.labels).savefig(folder / FIGURES / RELIABILITY)
             response_rate_curve(outcome.logits, outcome.labels).savefig(folder / FIGURES / RESPONSE_RATE)
-    else:
-        with suppress(OSError):
-            (folder / FIGURES).rmdir()
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     write_text_atomically(folder / RESULT, text)

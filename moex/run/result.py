@@ -62,7 +62,7 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
     result = _summary(run, metrics.summarise(logits, labels), outcomes, unreadable=gather_unreadable(run))
     if rank() > 0:
         return result
-    _write_predictions(folder / "predictions.npz", arrays)
+    write_predictions(folder / "predictions.npz", arrays)
     for label in run.test_sets:
         _write_predictions_of_test_set(folder, label, {which: each[label] for which, each in outcomes.items()})
     # A run that was killed after its last checkpoint has not written its last row.
@@ -118,10 +118,11 @@ def _write_predictions_of_test_set(folder: Path, label: str, outcomes: dict[str,
         path = folder / "test_sets" / re.sub(r"[^\w.+=,-]+", "_", f"{label}.npz")
         with saving(path):
             path.parent.mkdir(exist_ok=True)
-        _write_predictions(path, arrays | {"labels": labels.numpy()})
+        write_predictions(path, arrays | {"labels": labels.numpy()})
 
 
-def _write_predictions(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+def write_predictions(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Writes logits and labels, the whole file or nothing."""
     write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 

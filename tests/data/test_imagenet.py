@@ -7,7 +7,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
 from layouts import age, photographs, write_folders, write_shards, write_tar
 from timm.data import ImageNetInfo
 
@@ -240,12 +239,9 @@ def test_limits_take_from_all_classes(tmp_path, images):
         assert labels.bincount().tolist() == [each] * 10
 
 
-def test_the_label_map_of_real_photographs(tmp_path):
+def test_the_label_map_of_real_photographs(tmp_path, photographs):
     """Their files are called what is on them, as timm calls the class of their label."""
-    root = REPOSITORY.parent / "shared" / "data" / "imagenet"
-    if not root.exists():
-        pytest.skip("real photographs are in shared/data beside the checkout, which is not there")
-    shutil.copytree(root, tmp_path / "root" / "val")
+    shutil.copytree(photographs[0].parents[1], tmp_path / "root" / "val")
     found = dataset(tmp_path / "root")
     assert found.num_classes == 80
     assert len(set(found.class_names) & set(choose_synsets("imagenet_a", key=""))) == 45
