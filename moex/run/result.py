@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moex import checkpoint, metrics
-from moex.data import SourceError
+from moex.data import TEST, VALIDATION, Source, SourceError
 from moex.distributed.communication import broadcast, rank
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
@@ -25,6 +25,8 @@ from moex.run.folder import gather_unreadable, write_metrics
 from moex.run.scoring import Outcome, score_network
 
 LIBRARIES = ("moex", "torch", "torchvision", "numpy", "pillow", "timm", "scikit-learn")
+# Classes whose confusions are counted: of more, no table or figure can be read.
+MOST_CLASSES = 50
 TITLES = {
     "error": "error",
     "top5_error": "top-5 error",
@@ -50,16 +52,18 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
         The content of `result.json`: metrics are fractions.
     """
     state, folder = run.state, run.folder
-    logits, labels = _predict(run)
+    logits, labels = _predict(run, run.test)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
     outcomes = {"last": _score_test_sets(run, console)}
     best_weights = broadcast(_read_best(run, console) if rank() == 0 else None)
     if best_weights is not None:
         state.evaluated.load_state_dict(best_weights)
-        arrays["best_logits"] = _predict(run)[0].numpy()
+        arrays["best_logits"] = _predict(run, run.test)[0].numpy()
         is_last = state.best["epoch"] == state.epoch
         outcomes["best"] = outcomes["last"] if is_last else _score_test_sets(run, console)
+    confusion = _count_confusions(run, arrays)
     result = _summary(run, metrics.summarise(logits, labels), outcomes, unreadable=gather_unreadable(run))
+    result |= {"confusion": confusion} if confusion else {}
     if rank() > 0:
         return result
     write_predictions(folder / "predictions.npz", arrays)
@@ -71,16 +75,40 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
         # matplotlib takes a second to start, which a run needs at its end alone.
         from moex.reporting.figures import save_run_figures
 
-        save_run_figures(folder)
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    write_text_atomically(folder / "result.json", text)
+        # Of classes without names, nobody could read it.
+        named = (confusion[TEST], run.class_names) if confusion and run.class_names else None
+        save_run_figures(folder, confusion=named)
+    write_text_atomically(folder / "result.json", _as_json(result))
     return result
 
 
-def _predict(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+def _predict(run: Run, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
     return predict(
-        run.state.evaluated, run.test, batch_size=run.evaluation_batch_size, precision=run.training.precision
+        run.state.evaluated, source, batch_size=run.evaluation_batch_size, precision=run.training.precision
     )
+
+
+def _count_confusions(run: Run, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """The confusion matrices of the test set and of the validation set; none where there are many classes.
+
+    They are those of the weights that a validation set chose, if there is one, else of the last; `of` says which.
+    """
+    if arrays["logits"].shape[1] > MOST_CLASSES:
+        return {}
+    is_chosen = run.validation is not None and "best_logits" in arrays
+    name = "best_logits" if is_chosen else "logits"
+    matrices = {TEST: metrics.confusion_matrix(arrays[name], arrays["labels"])}
+    if run.validation is not None:
+        # The best weights, unless they are lost.
+        matrices[VALIDATION] = metrics.confusion_matrix(*_predict(run, run.validation))
+    counts = {split: matrix.tolist() for split, matrix in matrices.items()}
+    return {"of": "best" if is_chosen else "last", **counts}
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    """A line for each value, and for each list of numbers."""
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    return re.sub(r"\[[\d\s,.-]+\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
 
 
 def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
