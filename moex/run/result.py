@@ -108,7 +108,7 @@ def _count_confusions(run: Run, arrays: dict[str, npt.NDArray[Any]]) -> dict[str
 def _as_json(result: dict[str, Any]) -> str:
     """A line for each value, and for each list of numbers."""
     text = json.dumps(result, indent=2, ensure_ascii=False)
-    return re.sub(r"\[[\d\s,.-]+\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n"
+    return re.sub(r"\[[\d\s,.-]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
 
 
 def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
