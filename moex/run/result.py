@@ -16,13 +16,15 @@ from rich.table import Table
 
 from moex import checkpoint, metrics
 from moex.data import TEST, VALIDATION, Source, SourceError
-from moex.distributed.communication import broadcast, rank
+from moex.distributed.communication import broadcast, gather, rank
+from moex.distributed.ranks import StopRequest
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 from moex.run.folder import gather_unreadable, write_metrics
 from moex.run.scoring import Outcome, score_network
+from moex.run.training import Stopped
 
 LIBRARIES = ("moex", "torch", "torchvision", "numpy", "pillow", "timm", "scikit-learn")
 # Classes whose confusions are counted: of more, no table or figure can be read.
@@ -42,7 +44,7 @@ class ScoringError(Exception):
     """A test set cannot be scored at the end of a run that is whole without it."""
 
 
-def finish(run: Run, *, console: Console) -> dict[str, Any]:
+def finish(run: Run, *, stop: StopRequest, console: Console) -> dict[str, Any]:
     """Evaluates the last and the best weights and writes what a finished run leaves; `result.json` comes last.
 
     All ranks call it, and rank 0 writes. The metrics of the best epoch are those of its row. Where its weights are
@@ -50,17 +52,22 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
 
     Returns:
         The content of `result.json`: metrics are fractions.
+
+    Raises:
+        Stopped: `stop` was set while test sets were to be scored.
+        ScoringError: one cannot be scored.
+        SourceError: samples cannot be read.
     """
     state, folder = run.state, run.folder
     logits, labels = _predict(run, run.test)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
-    outcomes = {"last": _score_test_sets(run, console)}
+    outcomes = {"last": _score_test_sets(run, stop, console)}
     best_weights = broadcast(_read_best(run, console) if rank() == 0 else None)
     if best_weights is not None:
         state.evaluated.load_state_dict(best_weights)
         arrays["best_logits"] = _predict(run, run.test)[0].numpy()
         is_last = state.best["epoch"] == state.epoch
-        outcomes["best"] = outcomes["last"] if is_last else _score_test_sets(run, console)
+        outcomes["best"] = outcomes["last"] if is_last else _score_test_sets(run, stop, console)
     confusion = _count_confusions(run, arrays)
     result = _summary(run, metrics.summarise(logits, labels), outcomes, unreadable=gather_unreadable(run))
     result |= {"confusion": confusion} if confusion else {}
@@ -111,13 +118,19 @@ def _as_json(result: dict[str, Any]) -> str:
     return re.sub(r"\[[\d\s,.-]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
 
 
-def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
+def _score_test_sets(run: Run, stop: StopRequest, console: Console) -> dict[str, Outcome]:
     """Scores the weights as they are on every test set, by their labels.
 
     Raises:
+        Stopped: `stop` was set.
         ScoringError: one cannot be scored.
         SourceError: its samples cannot be read; on the rank that was to read them.
     """
+
+    def look_for_stop() -> None:
+        if any(gather(stop.is_set())):
+            raise Stopped(f"{run.folder} is trained to the end: the same command scores its test sets")
+
     outcomes = {}
     for label, prepared in run.test_sets.items():
         console.print(f"scoring {label}", highlight=False, soft_wrap=True)
@@ -127,6 +140,7 @@ def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
                 prepared,
                 batch_size=run.evaluation_batch_size,
                 precision=run.training.precision,
+                before_part=look_for_stop,
             )
         except (ValueError, SourceError) as error:
             text = f"test set {label}: {error}. Without it in test_sets, the same command finishes the run"

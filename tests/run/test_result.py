@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def trained(build, reopen, go_on, tmp_path, request):
 
 def end(trained):
     run, console = trained
-    result = finish(run, console=console)
+    result = finish(run, stop=threading.Event(), console=console)
     assert read_result(run.folder) == json.loads(json.dumps(result))
     return result, run.folder, console.export_text()
 
