@@ -32,17 +32,28 @@ def manifests() -> None:
     store_manifests(REPOSITORY / "experiments", CONFIGS)
 
 
-@pytest.fixture(scope="session")
-def cifar100_root() -> Path:
-    """The folder that holds the real CIFAR-100, restored there once per checkout."""
-    restore = REPOSITORY.parent / "shared" / "data" / "restore.py"
-    if not restore.exists():
-        pytest.skip("the real CIFAR-100 is restored from shared/data beside the checkout, which is not there")
+def restore(name: str, title: str) -> Path:
+    """The folder of the checkout in which real data lie, restored there once."""
+    script = REPOSITORY.parent / "shared" / "data" / "restore.py"
+    if not script.exists():
+        pytest.skip(f"{title} restored from shared/data beside the checkout, which is not there")
     root = REPOSITORY / "data"
     root.mkdir(exist_ok=True)
     with filelock.FileLock(root / ".lock"):
-        subprocess.run([sys.executable, str(restore), "cifar100", str(root)], check=True, capture_output=True)
+        subprocess.run([sys.executable, str(script), name, str(root)], check=True, capture_output=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def cifar100_root() -> Path:
+    """The folder that holds the real CIFAR-100."""
+    return restore("cifar100", "the real CIFAR-100 is")
+
+
+@pytest.fixture(scope="session")
+def speech_commands_root() -> Path:
+    """The folder of 2,408 real recordings of Speech Commands 0.02."""
+    return restore("speech_commands", "the real recordings are") / "speech_commands_sample"
 
 
 @pytest.fixture(scope="session")
