@@ -268,11 +268,11 @@ def test_the_published_cosine_schedule_of_imagenet():
 
 # Of the public baseline, but for ResNet-8's, which is ours.
 SPEECH = """
-network         | model          | options        | batch | lr   | weight decay
-wrn28_10        | wrn28          | width, dropout | 96    | 0.01 | 1e-2
-densenet_bc_100 | densenet_bc100 | growth_rate    | 64    | 0.01 | 1e-2
-vgg11_bn        | vgg11          |                | 96    | 0.01 | 1e-2
-resnet8         | resnet8        |                | 64    | 0.1  | 1e-3
+network         | model          | options        | epochs | batch | lr   | weight decay
+wrn28_10        | wrn28          | width, dropout | 70     | 96    | 0.01 | 1e-2
+densenet_bc_100 | densenet_bc100 | growth_rate    | 70     | 64    | 0.01 | 1e-2
+vgg11_bn        | vgg11          |                | 70     | 96    | 0.01 | 1e-2
+resnet8         | resnet8        |                | 30     | 64    | 0.1  | 1e-3
 """
 METHODS = {"baseline": [], "moex": ["moex"], "mixup": ["mixup"], "cutmix": ["cutmix"]}
 
@@ -286,7 +286,7 @@ def test_the_recipes_of_speech(row):
     assert (baseline.dataset.shape, baseline.dataset.validation) == ((1, 32, 32), None)
     assert (baseline.model.name, ", ".join(baseline.model.options)) == (row["model"], row["options"])
     assert baseline.model.options.get("dropout", 0.0) == 0.0
-    assert (baseline.epochs, baseline.batch_size) == (70, int(row["batch"]))
+    assert (baseline.epochs, baseline.batch_size) == (int(row["epochs"]), int(row["batch"]))
     optimizer, schedule = baseline.optimizer, baseline.schedule
     assert (optimizer.name, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.9, False)
     assert (optimizer.lr, optimizer.weight_decay) == (float(row["lr"]), float(row["weight decay"]))
