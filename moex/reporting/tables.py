@@ -10,8 +10,8 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
+from moex.reporting.comparison import compare
 from moex.reporting.runs import METRICS, Run, group_runs, names_of, read_runs, splits_of
 
 # Which metrics, of which epoch.
@@ -188,16 +188,10 @@ def _equal(value: str, text: str) -> bool:
 
 def _paired_difference(group: Sequence[Run], baseline: Sequence[Run], which: str) -> Mapping[str, float]:
     ours, theirs = ({run.seed: 100 * run.result[which]["error"] for run in runs} for runs in (group, baseline))
-    seeds = sorted(ours.keys() & theirs.keys())
-    differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
-    mean = low = high = np.nan
-    if seeds:
-        mean = differences.mean()
-    if len(seeds) > 1:
-        margin = stats.t.ppf(0.975, len(seeds) - 1) * differences.std(ddof=1) / np.sqrt(len(seeds))
-        low, high = mean - margin, mean + margin
+    difference = compare(ours, theirs)
+    low, high = difference.interval or (np.nan, np.nan)
     title = DIFFERENCES[which]
-    return {title: mean, title + LOW: low, title + HIGH: high, title + PAIRS: len(seeds)}
+    return {title: difference.mean, title + LOW: low, title + HIGH: high, title + PAIRS: difference.pairs}
 
 
 def _interval_text(mean: float, low: float, high: float, pairs: float) -> str:
