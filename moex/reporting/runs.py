@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS = {
     "error": "error, %",
@@ -51,12 +52,14 @@ class Run:
         return str(self.result.get("selected_on", "test"))
 
     @cached_property
-    def history(self) -> pd.DataFrame:
+    def history(self) -> "pd.DataFrame":
         """Its metrics.csv: a row an epoch.
 
         Raises:
             ValueError: the file is missing or unreadable.
         """
+        import pandas as pd
+
         try:
             return pd.read_csv(self.folder / "metrics.csv")
         except (OSError, ValueError) as error:
