@@ -156,8 +156,9 @@ class ResidentSounds(ResidentSource):
             changes, shares = changes.join(draws.noise), np.concatenate([shares, draws.shares])
         spectra = self._spectrograms.transform(change_waveforms(waveforms, changes))
         heard = change_spectra(spectra, changes, shares=shares)
-        real, imaginary = (sum(plane.split(len(samples))) for plane in heard)
-        return real, imaginary
+        for plane in heard if draws.shares.any() else ():
+            plane[: len(samples)] += plane[len(samples) :]
+        return heard[0][: len(samples)], heard[1][: len(samples)]
 
 
 def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float, device: torch.device) -> Tensor:
