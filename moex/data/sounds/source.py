@@ -100,9 +100,9 @@ class ResidentSounds(ResidentSource):
             draws = whole.take(request.share.numpy())
         return self.look(samples, draws), self._labels[samples.to(self._labels.device, non_blocking=True)]
 
-    def draw(self, size: int, generator: np.random.Generator) -> Draws:
-        """What becomes of a batch of so many samples."""
-        return self._augmentation.draw(size, clips=len(self._noise), generator=generator)
+    def draw(self, size: int, generator: np.random.Generator, *, augmentation: Augmentation | None = None) -> Draws:
+        """What becomes of a batch of so many samples, by this source's augmentation or by another one."""
+        return (augmentation or self._augmentation).draw(size, clips=len(self._noise), generator=generator)
 
     def look(self, samples: Tensor, draws: Draws | None = None) -> Tensor:
         """What a network sees, float32 `[n, 1, BANDS, FRAMES]`.
