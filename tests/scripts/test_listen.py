@@ -1,7 +1,6 @@
 """What people are given to listen to, and to look at."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -70,12 +69,10 @@ def test_waveforms_and_a_sheet(listen, folder, tmp_path):
         (("--version", "0.03"), "invalid choice: '0.03'"),
     ],
 )
-def test_mistakes(arguments, message):
-    command = [sys.executable, str(SCRIPT), "heard", *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+def test_mistakes(listen, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        listen("heard", *arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_no_recordings(listen, tmp_path):
