@@ -1,8 +1,10 @@
 """What tests of several folders share."""
 
-import re
+import json
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import filelock
@@ -10,6 +12,7 @@ import pytest
 import wandb
 from composition import CONFIGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
 
 from moex.launch.manifests import store_manifests
 
@@ -85,23 +88,42 @@ def read_tensorboard():
     return read
 
 
+def wandb_records(path):
+    """The messages of W&B's file, for which it has no reader: LevelDB's log, in blocks of 32 KiB, after 7 bytes."""
+    content, position, message = path.read_bytes(), 7, b""
+    while position + 7 <= len(content):
+        if (room := 32768 - position % 32768) < 7:
+            position += room
+            continue
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        position += 7
+        message += content[position : position + length]
+        position += length
+        # Of one piece, or its last one.
+        if kind in (1, 4):
+            yield Record.FromString(message)
+            message = b""
+
+
 @pytest.fixture
 def read_wandb():
-    """The different numbers that W&B's offline sessions in a run's folder hold under a name, in their order.
-
-    W&B has no reader for these files. Numbers are text in them, after their name; 7 bytes at the beginning of each
-    block of 32 KiB stand between what belongs together.
-    """
+    """The different numbers that W&B's offline sessions in a run's folder hold under a name, in their order."""
 
     def read(folder, name):
         # Its own process closes the files, some time after Run.finish has returned.
         wandb.teardown()
-        content = b""
+        numbers = []
         for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
-            whole = path.read_bytes()
-            content += b"".join(whole[start + 7 : start + 32768] for start in range(0, len(whole), 32768))
-        pattern = re.escape(name.encode()) + rb"[^\w.-]{2,4}(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-        # A row is there twice: in the history, and as the latest values.
-        return list(dict.fromkeys(float(value) for value in re.findall(pattern, content)))
+            records = list(wandb_records(path))
+            deadline = time.monotonic() + 60
+            while not any(record.HasField("exit") for record in records):
+                assert time.monotonic() < deadline, f"{path} does not end"
+                time.sleep(0.1)
+                records = list(wandb_records(path))
+            for record in records:
+                for item in (*record.history.item, *record.summary.update):
+                    if name in (item.key, "/".join(item.nested_key)):
+                        numbers.append(json.loads(item.value_json))
+        return list(dict.fromkeys(numbers))
 
     return read
