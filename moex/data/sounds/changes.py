@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from moex.data.sounds.augmentation import STEP, Changes, Floats, Integers
 from moex.data.sounds.spectrogram import FRAMES
@@ -50,12 +51,12 @@ def change_speed(waveforms: Tensor, steps: Tensor) -> Tensor:
     """
     length = waveforms.shape[1]
     places = torch.arange(length, dtype=torch.int32, device=waveforms.device) * steps[:, None]
-    before = (places >> 16).long()
+    before = (places >> 16).clamp_(max=length).long()
     between = (places & (STEP - 1)).to(waveforms.dtype).mul_(1 / STEP)
-    # Of what follows the last sample, one is there to be read, and the rest is silence.
-    first = waveforms.gather(1, before.clamp(max=length - 1))
-    second = waveforms.gather(1, (before + 1).clamp_(max=length - 1))
-    return second.sub_(first).mul_(between).add_(first).masked_fill_(before >= length, 0.0)
+    following = F.pad(waveforms[:, 1:], (0, 2))
+    following[:, length - 1] = waveforms[:, -1]
+    first, second = F.pad(waveforms, (0, 1)).gather(1, before), following.gather(1, before)
+    return second.sub_(first).mul_(between).add_(first)
 
 
 def shift(values: Tensor, changes: Changes) -> Tensor:
@@ -91,15 +92,16 @@ def change_spectra(spectra: Tensor, changes: Changes, *, shares: Floats) -> Plan
     Returns:
         Of what they become, `[n, FRAMES, BINS]` each.
     """
-    real, imaginary = spectra.real.contiguous(), spectra.imag.contiguous()
-    places = Places.of(changes)
-    weights = _weights(places.there * shares[:, None], real)
-    heard = tuple(_gather(plane, places.before).mul_(weights) for plane in (real, imaginary))
+    planes, places = (spectra.real.contiguous(), spectra.imag.contiguous()), Places.of(changes)
+    weights = _weights(places.there * shares[:, None], planes[0])
+    heard = tuple(_gather(plane, places.before).mul_(weights) for plane in planes)
     rows = np.flatnonzero(changes.rates != 1)
     if len(rows):
-        index = on_device(rows, real)
-        stretched = _vocode((real[index], imaginary[index]), changes.take(rows), shares=shares[rows])
-        for plane, theirs in zip(heard, stretched, strict=True):
+        index, stretched = on_device(rows, spectra), changes.take(rows)
+        turns, passed = _turns(spectra.index_select(0, index).add_(TINY), stretched)
+        real, imaginary = (plane.index_select(0, index) for plane in planes)
+        vocoded = _vocode((real.add_(TINY), imaginary), stretched, turns, passed, shares=shares[rows])
+        for plane, theirs in zip(heard, vocoded, strict=True):
             plane.index_copy_(0, index, theirs)
     return heard[0], heard[1]
 
@@ -145,33 +147,38 @@ class Places:
         return self.there * (1 - self.between), self.there * self.between * ~is_last
 
 
-def _vocode(planes: Planes, changes: Changes, *, shares: Floats) -> Planes:
-    """Stretches transforms by a phase vocoder and shifts them; the arguments are as in `change_spectra`.
+def _vocode(planes: Planes, changes: Changes, turns: Tensor, passed: Integers, *, shares: Floats) -> Planes:
+    """Stretches transforms by a phase vocoder and shifts them.
 
     A frame of a stretched transform turns on from the one before as far as the original does from frame to frame, and
     has a magnitude between those of the two nearest. The published one adds up angles. While the original is read
     frame by frame, they add up to its own; so that only where a frame is left out or read again a turn remains, by
     which all that follow are turned.
+
+    Args:
+        planes: of the transforms, `[n, FRAMES, BINS]`.
+        changes: of these; `rates` and `shifts` are used.
+        turns: see `_turns`.
+        passed: likewise.
+        shares: that they are multiplied with, `[n]`.
     """
-    places = Places.of(changes)
-    real, imaginary = planes[0] + TINY, planes[1]
-    magnitudes = (real.square() + imaginary.square()).sqrt_()
+    places, (real, imaginary) = Places.of(changes), planes
+    magnitudes = real.square().add_(imaginary.square()).sqrt_()
     growth = torch.zeros_like(magnitudes)
     torch.div(magnitudes[:, 1:], magnitudes[:, :-1], out=growth[:, :-1])
     before, after = (_weights(weights * shares[:, None], real) for weights in places.weights)
     factors = _gather(growth, places.before).mul_(after).add_(before)
-    heard = _gather(real, places.before).mul_(factors), _gather(imaginary, places.before).mul_(factors)
-    turns, passed = _turns((real, imaginary), magnitudes, changes)
+    real, imaginary = (_gather(plane, places.before).mul_(factors) for plane in planes)
     passed = np.take_along_axis(passed, places.frames, 1)
-    return _multiply(heard, (_gather(turns[0], passed), _gather(turns[1], passed)))
+    along, across = (_gather(plane, passed) for plane in (turns.real.contiguous(), turns.imag.contiguous()))
+    return (real * along).sub_(imaginary * across), real.mul_(across).add_(imaginary.mul_(along))
 
 
-def _turns(planes: Planes, magnitudes: Tensor, changes: Changes) -> tuple[Planes, Integers]:
+def _turns(spectra: Tensor, changes: Changes) -> tuple[Tensor, Integers]:
     """By how much a vocoder turns frames.
 
     Args:
-        planes: of the original transforms, `[n, FRAMES, BINS]`.
-        magnitudes: of these.
+        spectra: complex `[n, FRAMES, BINS]`, nowhere 0.
         changes: of these; `rates` are used.
 
     Returns:
@@ -182,31 +189,18 @@ def _turns(planes: Planes, magnitudes: Tensor, changes: Changes) -> tuple[Planes
     read = np.floor(frames * changes.rates[:, None]).astype(np.int64)
     # What comes after the end of a stretched transform is not heard.
     is_break = (np.diff(read) != 1) & (frames[1:] < changes.lengths[:, None])
-    passed = np.cumsum(is_break, 1)
-    turns = [(torch.ones_like(magnitudes[:, :1]), torch.zeros_like(magnitudes[:, :1]))]
-    rows = np.arange(len(read))
-    for number in range(1, int(passed.max()) + 1):
-        # Before which frame; of rows without so many, any, since nobody uses it.
-        at = np.argmax(passed == number, 1)
-        went, goes = (
-            _units(planes, magnitudes, read[rows, column] + step) for column, step in ((at, 1), (at + 1, 0))
-        )
-        turns.append(_multiply(turns[-1], _multiply(went, (goes[0], -goes[1]))))
-    real, imaginary = (torch.cat(parts, 1) for parts in zip(*turns, strict=True))
-    return (real, imaginary), np.pad(passed, ((0, 0), (1, 0)))
-
-
-def _units(planes: Planes, magnitudes: Tensor, frames: Integers) -> Planes:
-    """Numbers of magnitude one with the angles of a frame of each row, `[n, 1, BINS]`; after the end, these are 0."""
-    at = np.minimum(frames, FRAMES - 1)[:, None]
-    inside = _weights((frames < FRAMES)[:, None].astype(np.float64), magnitudes)
-    scale = inside / _gather(magnitudes, at)
-    return _gather(planes[0], at) * scale + (1 - inside), _gather(planes[1], at) * scale
-
-
-def _multiply(one: Planes, other: Planes) -> Planes:
-    """The product of complex numbers."""
-    return one[0] * other[0] - one[1] * other[1], one[0] * other[1] + one[1] * other[0]
+    passed = np.pad(np.cumsum(is_break, 1), ((0, 0), (1, 0)))
+    numbers = np.arange(1, int(passed.max()) + 1)
+    # Of rows without so many, any frame does: nobody uses it.
+    at = (passed[:, :, None] == numbers).argmax(1)
+    goes = np.take_along_axis(read, at, 1)
+    went = np.take_along_axis(read, np.maximum(at - 1, 0), 1) + 1
+    turns = torch.ones(len(read), len(numbers) + 1, spectra.shape[2], dtype=spectra.dtype, device=spectra.device)
+    # After the end, angles are 0.
+    ends = on_device(went == FRAMES, spectra)[:, :, None]
+    expected = _gather(spectra, np.minimum(went, FRAMES - 1)).masked_fill_(ends, 1.0)
+    turns[:, 1:] = expected.mul_(_gather(spectra, goes).conj()).sgn_()
+    return turns.cumprod(1), passed
 
 
 def _gather(values: Tensor, frames: Integers) -> Tensor:

@@ -100,9 +100,9 @@ class ResidentSounds(ResidentSource):
             draws = whole.take(request.share.numpy())
         return self.look(samples, draws), self._labels[samples.to(self._labels.device, non_blocking=True)]
 
-    def draw(self, size: int, generator: np.random.Generator) -> Draws:
-        """What becomes of a batch of so many samples."""
-        return self._augmentation.draw(size, clips=len(self._noise), generator=generator)
+    def draw(self, size: int, generator: np.random.Generator, *, augmentation: Augmentation | None = None) -> Draws:
+        """What becomes of a batch of so many samples, by this source's augmentation or by another one."""
+        return (augmentation or self._augmentation).draw(size, clips=len(self._noise), generator=generator)
 
     def look(self, samples: Tensor, draws: Draws | None = None) -> Tensor:
         """What a network sees, float32 `[n, 1, BANDS, FRAMES]`.
@@ -156,8 +156,9 @@ class ResidentSounds(ResidentSource):
             changes, shares = changes.join(draws.noise), np.concatenate([shares, draws.shares])
         spectra = self._spectrograms.transform(change_waveforms(waveforms, changes))
         heard = change_spectra(spectra, changes, shares=shares)
-        real, imaginary = (sum(plane.split(len(samples))) for plane in heard)
-        return real, imaginary
+        for plane in heard if draws.shares.any() else ():
+            plane[: len(samples)] += plane[len(samples) :]
+        return heard[0][: len(samples)], heard[1][: len(samples)]
 
 
 def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float, device: torch.device) -> Tensor:
