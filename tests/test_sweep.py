@@ -106,17 +106,45 @@ def test_an_impossible_job_fails_before_the_others_begin_and_a_failed_one_lets_t
     code, printed = here("--multirun", "augmentation.moex.layer=nowhere,stem", "epochs=0,1", QUICK[1])
     assert code == 1
     assert "4 jobs: 2 failed, 2 waiting" in printed
-    *_, first, second, third = printed.splitlines()
-    assert first == "error: job 0: epochs is 0: it must be 1 or more"
-    assert second == "error: job 2: epochs is 0: it must be 1 or more"
-    assert third.startswith("error: no layer 'nowhere' in ResNet")
+    *_, first, second = printed.splitlines()
+    assert first == "error: jobs 0, 2: epochs is 0: it must be 1 or more"
+    assert second.startswith("error: no layer 'nowhere' in ResNet")
     assert states(tmp_path) == ["failed", "failed", "failed", "finished"]
 
 
-def test_where_all_jobs_are_impossible_nothing_is_created(tmp_path, here):
-    code, printed = here("-m", "epochs=0", "seed=0,1")
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["seed=0,1", "epochs=0"], "epochs is 0: it must be 1 or more"),
+        # No choice of these has such a key.
+        (
+            ["schedule=step,plateau", "schedule.facto=0.5"],
+            "unknown key 'schedule.facto': the choices of schedule have schedule.",
+        ),
+        (["dataset=cifar10,digits", "dataset.formt=folder"], "unknown key 'dataset.formt': the nearest are dataset."),
+        (["dataset=cifar10,digits", "dataset.format=folder"], "dataset.format belongs to another choice of dataset"),
+    ],
+)
+def test_where_all_jobs_are_impossible_nothing_is_created(tmp_path, here, overrides, reason):
+    code, printed = here("-m", *overrides)
     assert code == 1
-    assert printed.splitlines() == [f"error: job {number}: epochs is 0: it must be 1 or more" for number in (0, 1)]
+    assert reason in printed
+    assert len(printed.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+experiment=imagenet_resnet50_baseline,imagenet_resnet50_moex", "dataset.format=folder"],
+        ["schedule=step,plateau", "schedule.factor=0.5"],
+    ],
+)
+def test_a_key_that_the_swept_choices_have_fits_them(tmp_path, here, overrides):
+    """Though the choices without the sweep lack it; so the number of jobs at once is all that is wrong."""
+    code, printed = here("-m", *overrides, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
+    assert code == 1
+    assert printed.startswith("error: hydra.launcher.n_jobs is 0: it must be 1 or more")
     assert list(tmp_path.iterdir()) == []
 
 
