@@ -174,6 +174,25 @@ def calibration_bins(logits: Array, labels: Array, *, bins: int = 15) -> Calibra
     return _calibration_bins(_sort(_score_checked(logits, labels)), bins)
 
 
+def confusion_matrix(logits: Array, labels: Array) -> npt.NDArray[np.int64]:
+    """Returns how many samples of each class are taken for each class.
+
+    Args:
+        logits: `[N, K]`, floating point, finite.
+        labels: `[N]`, integers in [0, K).
+
+    Returns:
+        `[K, K]`, int64: a row for each label, a column for each prediction.
+
+    Raises:
+        ValueError: Inputs as described do not hold, or there is no sample.
+    """
+    scores, targets = _check(logits, labels)
+    classes = scores.shape[1]
+    pairs = targets * classes + scores.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
 def summarise(logits: Array, labels: Array) -> dict[str, float]:
     """Returns every metric of a run at once.
 

@@ -1,7 +1,7 @@
 """Tabulates finished runs by the keys in which their recipes differ, or makes a record of them.
 
 python scripts/report.py PATH ... [--against KEY=VALUE|NAME] [--csv | --markdown]
-python scripts/report.py --record results/NAME [PATH ...]
+python scripts/report.py --record results/NAME [PATH ...] [--against ...]
 """
 
 import argparse
@@ -35,11 +35,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.record and not arguments.paths:
         parser.error("a PATH is required, except with --record")
-    if arguments.record and arguments.against:
-        parser.error("--against belongs to a table, not to a record")
     try:
         if arguments.record:
-            _make_record(arguments.record, arguments.paths)
+            _make_record(arguments.record, arguments.paths, against=arguments.against)
         else:
             _print(arguments)
     except ValueError as error:
@@ -48,9 +46,12 @@ def main() -> int:
     return 0
 
 
-def _make_record(record: Path, folders: list[Path]) -> None:
+def _make_record(record: Path, folders: list[Path], *, against: str | None) -> None:
     add_runs(record, folders)
-    for path in write_record(record, command=shlex.join(["python", "scripts/report.py", "--record", str(record)])):
+    command = ["python", "scripts/report.py", "--record", str(record)]
+    if against is not None:
+        command += ["--against", against]
+    for path in write_record(record, command=shlex.join(command), against=against):
         print(path)
 
 

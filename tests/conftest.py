@@ -1,8 +1,10 @@
 """What tests of several folders share."""
 
-import re
+import json
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import filelock
@@ -11,6 +13,7 @@ import wandb
 from composition import CONFIGS
 from program import REPOSITORY, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
 
 from moex.reporting.manifests import store_manifests
 
@@ -35,17 +38,28 @@ def here(tmp_path, monkeypatch, capfd):
     return lambda *arguments: run_here(*arguments, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
 
 
-@pytest.fixture(scope="session")
-def cifar100_root() -> Path:
-    """The folder that holds the real CIFAR-100, restored there once per checkout."""
-    restore = REPOSITORY.parent / "shared" / "data" / "restore.py"
-    if not restore.exists():
-        pytest.skip("the real CIFAR-100 is restored from shared/data beside the checkout, which is not there")
+def restore(name: str, title: str) -> Path:
+    """The folder of the checkout in which real data lie, restored there once."""
+    script = REPOSITORY.parent / "shared" / "data" / "restore.py"
+    if not script.exists():
+        pytest.skip(f"{title} restored from shared/data beside the checkout, which is not there")
     root = REPOSITORY / "data"
     root.mkdir(exist_ok=True)
     with filelock.FileLock(root / ".lock"):
-        subprocess.run([sys.executable, str(restore), "cifar100", str(root)], check=True, capture_output=True)
+        subprocess.run([sys.executable, str(script), name, str(root)], check=True, capture_output=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def cifar100_root() -> Path:
+    """The folder that holds the real CIFAR-100."""
+    return restore("cifar100", "the real CIFAR-100 is")
+
+
+@pytest.fixture(scope="session")
+def speech_commands_root() -> Path:
+    """The folder of 2,408 real recordings of Speech Commands 0.02."""
+    return restore("speech_commands", "the real recordings are") / "speech_commands_sample"
 
 
 @pytest.fixture(scope="session")
@@ -80,23 +94,42 @@ def read_tensorboard():
     return read
 
 
+def wandb_records(path):
+    """The messages of W&B's file, for which it has no reader: LevelDB's log, in blocks of 32 KiB, after 7 bytes."""
+    content, position, message = path.read_bytes(), 7, b""
+    while position + 7 <= len(content):
+        if (room := 32768 - position % 32768) < 7:
+            position += room
+            continue
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        position += 7
+        message += content[position : position + length]
+        position += length
+        # Of one piece, or its last one.
+        if kind in (1, 4):
+            yield Record.FromString(message)
+            message = b""
+
+
 @pytest.fixture
 def read_wandb():
-    """The different numbers that W&B's offline sessions in a run's folder hold under a name, in their order.
-
-    W&B has no reader for these files. Numbers are text in them, after their name; 7 bytes at the beginning of each
-    block of 32 KiB stand between what belongs together.
-    """
+    """The different numbers that W&B's offline sessions in a run's folder hold under a name, in their order."""
 
     def read(folder, name):
         # Its own process closes the files, some time after Run.finish has returned.
         wandb.teardown()
-        content = b""
+        numbers = []
         for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
-            whole = path.read_bytes()
-            content += b"".join(whole[start + 7 : start + 32768] for start in range(0, len(whole), 32768))
-        pattern = re.escape(name.encode()) + rb"[^\w.-]{2,4}(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
-        # A row is there twice: in the history, and as the latest values.
-        return list(dict.fromkeys(float(value) for value in re.findall(pattern, content)))
+            records = list(wandb_records(path))
+            deadline = time.monotonic() + 60
+            while not any(record.HasField("exit") for record in records):
+                assert time.monotonic() < deadline, f"{path} does not end"
+                time.sleep(0.1)
+                records = list(wandb_records(path))
+            for record in records:
+                for item in (*record.history.item, *record.summary.update):
+                    if name in (item.key, "/".join(item.nested_key)):
+                        numbers.append(json.loads(item.value_json))
+        return list(dict.fromkeys(numbers))
 
     return read

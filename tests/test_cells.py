@@ -13,12 +13,14 @@ from moex.data.cifar import CIFAR100
 from moex.engine import train_epoch
 from moex.run.build import build_run, load_sources
 
-CELLS = [name for name in EXPERIMENTS if name.startswith(("cifar", "imagenet"))]
+CELLS = [name for name in EXPERIMENTS if name.startswith(("cifar", "imagenet", "speech"))]
 # The network of a cell, and what makes it small; everything else stays the cell's own.
 REDUCED = {
+    "resnet8": {},
     "resnet20": {"model.name": "resnet8"},
     "resnet110": {"model.name": "resnet8"},
     "pyramidnet200": {"model.name": "pyramidnet11", "model.options.alpha": 12},
+    "vgg11": {},
     "wrn28": {"model.name": "wrn10", "model.options.width": 1},
     "densenet_bc100": {"model.name": "densenet_bc10", "model.options.growth_rate": 4},
     "densenet_bc190": {"model.name": "densenet_bc10", "model.options.growth_rate": 4},

@@ -266,6 +266,37 @@ def test_the_published_cosine_schedule_of_imagenet():
         assert schedule.learning_rate(0.7, **options) == pytest.approx(expected, rel=1e-9)
 
 
+# Of the public baseline, but for ResNet-8's, which is ours.
+SPEECH = """
+network         | model          | options        | epochs | batch | lr   | weight decay
+wrn28_10        | wrn28          | width, dropout | 70     | 96    | 0.01 | 1e-2
+densenet_bc_100 | densenet_bc100 | growth_rate    | 70     | 64    | 0.01 | 1e-2
+vgg11_bn        | vgg11          |                | 70     | 96    | 0.01 | 1e-2
+resnet8         | resnet8        |                | 30     | 64    | 0.1  | 1e-3
+"""
+METHODS = {"baseline": [], "moex": ["moex"], "mixup": ["mixup"], "cutmix": ["cutmix"]}
+
+
+@pytest.mark.parametrize("row", table_rows(SPEECH), ids=lambda row: row["network"])
+def test_the_recipes_of_speech(row):
+    methods = METHODS | ({"cutmix_moex": ["cutmix", "moex"]} if row["network"] == "resnet8" else {})
+    cells = {method: composed(f"+experiment=speech_{row['network']}_{method}") for method in methods}
+    baseline, moex = cells["baseline"], cells["moex"].augmentation.moex
+    assert (baseline.dataset.name, baseline.dataset.num_classes) == ("speech_commands", 12)
+    assert (baseline.dataset.shape, baseline.dataset.validation) == ((1, 32, 32), None)
+    assert (baseline.model.name, ", ".join(baseline.model.options)) == (row["model"], row["options"])
+    assert baseline.model.options.get("dropout", 0.0) == 0.0
+    assert (baseline.epochs, baseline.batch_size) == (int(row["epochs"]), int(row["batch"]))
+    optimizer, schedule = baseline.optimizer, baseline.schedule
+    assert (optimizer.name, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.9, False)
+    assert (optimizer.lr, optimizer.weight_decay) == (float(row["lr"]), float(row["weight decay"]))
+    assert (schedule.name, schedule.factor, schedule.patience, schedule.threshold) == ("plateau", 0.1, 5, 1e-4)
+    for method, config in cells.items():
+        assert config.augmentation.steps == methods[method]
+        assert train_alike(config, baseline)
+    assert (moex.probability, moex.weight, moex.layer, moex.norm) == (0.5, 0.9, "stem", "pono")
+
+
 def test_the_recipes_of_stylized_imagenet():
     """Geirhos et al. 2019, by the README of their repository."""
     joint = composed("+experiment=imagenet_resnet50_stylized")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,6 +161,13 @@ def test_calibration_bins_hold_every_prediction_once() -> None:
             assert math.isnan(bins.accuracy[i])
 
 
+@pytest.mark.parametrize(("samples", "classes"), SHAPES)
+def test_the_confusion_matrix_equals_scikit_learns(samples: int, classes: int) -> None:
+    logits, labels = draw(samples, classes)
+    theirs = sklearn.metrics.confusion_matrix(labels, logits.argmax(1), labels=range(classes))
+    np.testing.assert_array_equal(metrics.confusion_matrix(logits, labels), theirs)
+
+
 def test_a_confidence_on_an_edge_belongs_to_the_lower_bin() -> None:
     # Confidences 1/2 and 1.
     bins = metrics.calibration_bins(np.array([[0.0, 0.0], [999.0, 0.0]]), np.array([0, 0]), bins=2)
@@ -219,6 +227,7 @@ METRICS: list[Callable[..., object]] = [
     metrics.summarise,
     metrics.response_rate_curve,
     metrics.calibration_bins,
+    metrics.confusion_matrix,
 ]
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
 

@@ -24,8 +24,8 @@ COLUMNS = {
     "mean_corruption_error": "mCE, %",
     "mean_error": "mean error, %",
 }
-# Up to so many results are printed as columns.
-FEW = 3
+# Results that are printed beside each other: more do not fit a screen of 80 columns.
+BESIDE = 3
 LOW, HIGH = " from", " to"
 
 
@@ -69,12 +69,13 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def show_table(results: Sequence[Result], console: Console) -> None:
-    """Prints the table of some results; of a few, a column for each, which fits a narrow screen."""
+    """Prints the table of some results, a column for each, a few beside each other."""
     text = as_text(tabulate_evaluations(results))
-    if len(text) <= FEW:
-        text = text.T.reset_index()
-        text.columns = pd.Index(["", *map(str, range(1, text.shape[1]))])
-    print_table(text, console, left=("", "network", "data set"))
+    for start in range(0, len(text), BESIDE):
+        block = text[start : start + BESIDE]
+        columns = block.T.reset_index()
+        columns.columns = pd.Index(["", *(str(number + 1) for number in block.index)])
+        print_table(columns, console, left=("",))
 
 
 def save_table(results: Sequence[Result], path: Path) -> None:

@@ -30,6 +30,7 @@ FEW_EPOCHS = 12
 LEARNING_CURVES = "learning_curves.png"
 RELIABILITY = "reliability.png"
 RESPONSE_RATE = "response_rate.png"
+CONFUSION = "confusion.png"
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
@@ -143,6 +144,40 @@ def response_rate_curve(logits: Array, labels: Array) -> Figure:
     return figure
 
 
+def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Draws what samples of each class are taken for: in colour their share of the class, in figures their number.
+
+    Args:
+        counts: `[K, K]`, as `moex.metrics.confusion_matrix` returns them.
+        class_names: Of the K classes.
+    """
+    matrix = np.asarray(counts)
+    sizes = matrix.sum(axis=1)
+    shares = 100 * matrix / np.maximum(sizes, 1)[:, None]
+    side = 2.2 + 0.34 * len(matrix)
+    figure = _figure(side + 0.8, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for (label, prediction), count in np.ndenumerate(matrix):
+        if count:
+            colour = "white" if shares[label, prediction] > 60 else "#222222"
+            axes.text(prediction, label, str(count), ha="center", va="center", fontsize=7, color=colour)
+    places = np.arange(len(matrix))
+    axes.set_xticks(places, class_names, rotation=90, fontsize=8)
+    axes.set_yticks(places, class_names, fontsize=8)
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="share of the label's samples, %", shrink=0.8)
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, shares)
+    label, prediction = divmod(int(wrong.argmax()), len(matrix))
+    message = f"{100 - 100 * matrix.trace() / sizes.sum():.2f} % wrong"
+    if wrong.max() > 0:
+        often = f"{matrix[label, prediction]} of {sizes[label]}"
+        message += f"; most often {class_names[label]!r} is taken for {class_names[prediction]!r}: {often}"
+    figure.suptitle(message, x=0.015, ha="left", fontsize=9, fontweight="bold")
+    return figure
+
+
 def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]) -> Figure:
     """Draws the test error of several recipes: the mean over seeds in a band from minimum to maximum.
 
@@ -156,7 +191,7 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
     if not histories:
         raise ValueError("there is no recipe to compare: histories is empty")
     tables = {name: _error_table(name, history) for name, history in histories.items()}
-    figure = _figure(9, 4.4)
+    figure = _figure(9, 4.4 + 0.22 * len(tables))
     axes = figure.subplots()
     for position, (name, table) in enumerate(tables.items()):
         colour = COLOURS[position % len(COLOURS)]
@@ -168,13 +203,48 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
         axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, linewidth=0)
         axes.plot(table.index, table.mean(axis=1), color=colour, linestyle=style, marker=marker, label=label)
     axes.set(xlabel="epoch", ylabel="test error, %")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    # Below, where long names have room.
+    figure.legend(frameon=False, loc="outside lower left", fontsize=9)
     _plain(axes)
     _start_at_zero(axes)
     _mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
     message = _outcome({name: table.iloc[-1] for name, table in tables.items()})
     detail = "test error after the last epoch ± standard deviation; mean over seeds in a band from lowest to highest"
     _headline(figure, message, detail)
+    return figure
+
+
+def compare_with_reported(cells: pd.DataFrame) -> Figure:
+    """Draws what is reported of methods beside what was measured, a panel for each column of their table.
+
+    Args:
+        cells: A row a cell, in percent: method, column, reported, mark (`unconfirmed` or empty), mean and std;
+            NaN where there is nothing.
+    """
+    columns, methods = list(dict.fromkeys(cells["column"])), list(dict.fromkeys(cells["method"]))
+    figure = _figure(2.6 + 3.2 * len(columns), 1.5 + 0.32 * len(methods))
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=True):
+        part = cells[cells["column"] == column]
+        places = part["method"].map(methods.index)
+        marked = part["mark"] != ""
+        for rows, marker, label in ((~marked, "D", "reported"), (marked, "d", "reported, unconfirmed")):
+            if part.loc[rows, "reported"].notna().any():
+                axes.plot(part.loc[rows, "reported"], places[rows], marker, color=GREY, fillstyle="none", label=label)
+        axes.errorbar(
+            part["mean"], places, xerr=part["std"].fillna(0), fmt="o", color=BLUE, capsize=3, label="measured here"
+        )
+        axes.set_title(column, loc="left", fontsize=10, color=GREY)
+        axes.set_xlabel("best epoch, %")
+        _plain(axes)
+    panels[0].set_yticks(range(len(methods)), methods)
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    labels = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labels.values(), labels.keys(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    measured = cells["mean"].notna().sum()
+    _headline(figure, f"{measured} of {len(cells)} cells measured")
     return figure
 
 
@@ -190,12 +260,13 @@ def _outcome(last: Mapping[str, "pd.Series[float]"]) -> str:
     return f"No recipe ends clearly lowest: {lowest.mean():.2f} to {highest.mean():.2f} %"
 
 
-def save_run_figures(folder: Path) -> list[Path]:
-    """Draws the figures of a run from what is in its folder, and returns their paths.
+def save_run_figures(folder: Path, *, confusion: tuple[npt.ArrayLike, Sequence[str]] | None = None) -> list[Path]:
+    """Draws the figures of a run, most of them from what is in its folder, and returns their paths.
 
     Args:
         folder: Holds `metrics.csv` and `predictions.npz` (arrays `logits` and `labels`); the pictures go to
             its subfolder `figures`.
+        confusion: What `confusion_matrix` draws; None: nothing.
 
     Raises:
         ValueError: One of the two files is missing, unreadable or incomplete.
@@ -207,6 +278,8 @@ def save_run_figures(folder: Path) -> list[Path]:
         RELIABILITY: reliability_diagram(logits, labels),
         RESPONSE_RATE: response_rate_curve(logits, labels),
     }
+    if confusion is not None:
+        figures[CONFUSION] = confusion_matrix(*confusion)
     target = folder / "figures"
     target.mkdir(exist_ok=True)
     for name, figure in figures.items():

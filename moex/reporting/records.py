@@ -13,7 +13,7 @@ import pandas as pd
 
 from moex.reporting.figures import compare_learning_curves
 from moex.reporting.runs import METRICS, Run, group_runs, names_of, read_runs, splits_of
-from moex.reporting.tables import markdown
+from moex.reporting.tables import as_text, markdown, tabulate
 
 FILES = ("result.json", "metrics.csv")
 CURVES = "learning_curves.png"
@@ -56,17 +56,19 @@ def add_runs(record: Path, folders: Sequence[Path]) -> None:
                 shutil.copyfile(run.folder / name, target / name)
 
 
-def write_record(record: Path, *, command: str) -> list[Path]:
+def write_record(record: Path, *, command: str, against: str | None = None) -> list[Path]:
     """Writes the page and the figure of a record, and returns their paths.
 
     Args:
         record: its folder.
         command: how to make them again, for the page.
+        against: the baselines that the page compares the others with, as `tabulate` takes them; None: none.
 
     Raises:
-        ValueError: as `find_runs`.
+        ValueError: as `find_runs` and `tabulate`.
     """
     runs = find_runs(record)
+    differences = "" if against is None else f"{_compare(record, against)}\n\n"
     figure = compare_learning_curves({names_of(group): [run.history for run in group] for group in group_runs(runs)})
     figure.savefig(record / CURVES)
     page = record / "README.md"
@@ -84,11 +86,11 @@ After the last epoch, without any selection:
 
 {markdown(summarise(runs, "best"))}
 
-![learning curves]({CURVES})
+{differences}![learning curves]({CURVES})
 
 ## Runs
 
-{markdown(_provenance(runs))}
+{markdown(provenance(runs))}
 """
     )
     return [page, record / CURVES]
@@ -109,6 +111,12 @@ def summarise(runs: Iterable[Run], which: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _compare(record: Path, against: str) -> str:
+    table = as_text(tabulate([record], against=against))
+    difference = table.columns[-1]
+    return f"Each against its baseline, over common seeds:\n\n{markdown(table[['name', difference]])}"
+
+
 def _best_epoch(splits: str) -> str:
     if splits == "test":
         return "After the epoch with the lowest test error, which is chosen on the test set, as published errors are"
@@ -120,7 +128,8 @@ def _mean_and_deviation(values: "pd.Series[float]") -> str:
     return f"{values.mean():.2f}{deviation}"
 
 
-def _provenance(runs: Iterable[Run]) -> pd.DataFrame:
+def provenance(runs: Iterable[Run]) -> pd.DataFrame:
+    """A row for each run: its command, how it came out, and on what, from which commit and when."""
     rows = []
     for run in runs:
         result = run.result

@@ -78,7 +78,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         paths = sorted(folder.rglob("result.json"))
         if not paths:
             raise ValueError(f"{folder} holds no finished run: no result.json is below it")
-        for run in map(_read, paths):
+        for run in map(read_run, paths):
             same = runs.setdefault((run.recipe, run.seed), run)
             if any(same.result[which] != run.result[which] for which in ("last", "best")):
                 raise ValueError(
@@ -105,7 +105,12 @@ def splits_of(runs: Iterable[Run]) -> str:
     return ", ".join(sorted({run.selected_on for run in runs}))
 
 
-def _read(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """The run that a `result.json` tells of.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
     try:
         result = json.loads(path.read_text())
         missing = sorted({"name", "seed", "recipe", "last", "best"} - set(result))

@@ -10,14 +10,14 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
+from moex.reporting.comparison import compare
 from moex.reporting.runs import METRICS, Run, group_runs, names_of, read_runs, splits_of
 
 # Which metrics, of which epoch.
 SHOWN = (("last", "error"), ("best", "error"), ("last", "aurra"), ("last", "rms_calibration_error"))
 CHOSEN = "best chosen on"
-DIFFERENCE = "difference in last error, points"
+DIFFERENCES = {which: f"difference in {which} error, points" for which in ("last", "best")}
 # Ends of the names of columns that belong to the column before them.
 DEVIATION, LOW, HIGH, PAIRS = " ±", " from", " to", " n"
 ABSENT = "–"
@@ -36,7 +36,8 @@ def tabulate(folders: Sequence[Path], *, against: str | None = None) -> pd.DataF
         Names and, as text, the keys in which the recipes differ; n, the number of seeds; means and standard
         deviations (in the column after) in percent, of the last epoch and of the best, and which split chose that
         one. With `against`, the mean difference to the baseline over their common seeds, its 95 % interval by
-        Student's t (NaN for a single seed), and the number of these seeds; NaN where there is no baseline.
+        Student's t (NaN for a single seed), and the number of these seeds; NaN where there is no baseline. It is
+        that of the last errors, or of the best ones where a validation set chose all of them.
 
     Raises:
         ValueError: as `read_runs`; or no recipe is as `against` says.
@@ -49,8 +50,10 @@ def tabulate(folders: Sequence[Path], *, against: str | None = None) -> pd.DataF
         return table
     rows = [{key: _text(_value(group[0], key)) for key in keys} for group in groups]
     baselines = _find_baselines(rows, [names_of(group) for group in groups], against)
+    # Errors without any selection on the set that they are measured on: where a validation set chose, the best.
+    headline = "best" if all(run.selected_on == "validation" for group in groups for run in group) else "last"
     differences = [
-        _paired_difference(group, [] if baseline is None else groups[baseline])
+        _paired_difference(group, [] if baseline is None else groups[baseline], headline)
         for group, baseline in zip(groups, baselines, strict=True)
     ]
     return pd.concat([table, pd.DataFrame(differences)], axis=1)
@@ -63,7 +66,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
         if column.endswith((DEVIATION, LOW, HIGH, PAIRS)):
             continue
         values = table[column]
-        if column == DIFFERENCE:
+        if column in DIFFERENCES.values():
             parts = (table[column + end] for end in ("", LOW, HIGH, PAIRS))
             shown[f"{column} [95 % interval], n"] = [_interval_text(*row) for row in zip(*parts, strict=True)]
         elif column + DEVIATION in table:
@@ -183,17 +186,12 @@ def _equal(value: str, text: str) -> bool:
         return value == text.replace(" ", "")
 
 
-def _paired_difference(group: Sequence[Run], baseline: Sequence[Run]) -> Mapping[str, float]:
-    ours, theirs = ({run.seed: 100 * run.result["last"]["error"] for run in runs} for runs in (group, baseline))
-    seeds = sorted(ours.keys() & theirs.keys())
-    differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
-    mean = low = high = np.nan
-    if seeds:
-        mean = differences.mean()
-    if len(seeds) > 1:
-        margin = stats.t.ppf(0.975, len(seeds) - 1) * differences.std(ddof=1) / np.sqrt(len(seeds))
-        low, high = mean - margin, mean + margin
-    return {DIFFERENCE: mean, DIFFERENCE + LOW: low, DIFFERENCE + HIGH: high, DIFFERENCE + PAIRS: len(seeds)}
+def _paired_difference(group: Sequence[Run], baseline: Sequence[Run], which: str) -> Mapping[str, float]:
+    ours, theirs = ({run.seed: 100 * run.result[which]["error"] for run in runs} for runs in (group, baseline))
+    difference = compare(ours, theirs)
+    low, high = difference.interval or (np.nan, np.nan)
+    title = DIFFERENCES[which]
+    return {title: difference.mean, title + LOW: low, title + HIGH: high, title + PAIRS: difference.pairs}
 
 
 def _interval_text(mean: float, low: float, high: float, pairs: float) -> str:

@@ -38,6 +38,7 @@ class Run:
         recipe: what acts on the training, as dotted keys.
         config: the whole configuration, as a nested dictionary.
         folder: where its files are.
+        class_names: by label; None where they are but numbers.
         training: what the steps have in common.
         state: where the run stands.
         test: the samples on which results are measured.
@@ -55,6 +56,7 @@ class Run:
     recipe: dict[str, Any]
     config: dict[str, Any]
     folder: Path
+    class_names: tuple[str, ...] | None
     training: Training
     state: State
     test: Source
@@ -147,6 +149,7 @@ def build_run(
         recipe=recipe(config),
         config=dataclasses.asdict(config),
         folder=run_folder(config),
+        class_names=config.dataset.class_names,
         training=training,
         state=state,
         test=sources[TEST],

@@ -15,16 +15,20 @@ from rich.console import Console
 from rich.table import Table
 
 from moex import checkpoint, metrics
-from moex.data import SourceError
-from moex.distributed.communication import broadcast, rank
+from moex.data import TEST, VALIDATION, Source, SourceError
+from moex.distributed.communication import broadcast, gather, rank
+from moex.distributed.ranks import StopRequest
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 from moex.run.folder import gather_unreadable, write_metrics
 from moex.run.scoring import Outcome, score_network
+from moex.run.training import Stopped
 
 LIBRARIES = ("moex", "torch", "torchvision", "numpy", "pillow", "timm", "scikit-learn")
+# Classes whose confusions are counted: of more, no table or figure can be read.
+MOST_CLASSES = 50
 TITLES = {
     "error": "error",
     "top5_error": "top-5 error",
@@ -40,7 +44,7 @@ class ScoringError(Exception):
     """A test set cannot be scored at the end of a run that is whole without it."""
 
 
-def finish(run: Run, *, console: Console) -> dict[str, Any]:
+def finish(run: Run, *, stop: StopRequest, console: Console) -> dict[str, Any]:
     """Evaluates the last and the best weights and writes what a finished run leaves; `result.json` comes last.
 
     All ranks call it, and rank 0 writes. The metrics of the best epoch are those of its row. Where its weights are
@@ -48,18 +52,25 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
 
     Returns:
         The content of `result.json`: metrics are fractions.
+
+    Raises:
+        Stopped: `stop` was set while test sets were to be scored.
+        ScoringError: one cannot be scored.
+        SourceError: samples cannot be read.
     """
     state, folder = run.state, run.folder
-    logits, labels = _predict(run)
+    logits, labels = _predict(run, run.test)
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
-    outcomes = {"last": _score_test_sets(run, console)}
+    outcomes = {"last": _score_test_sets(run, stop, console)}
     best_weights = broadcast(_read_best(run, console) if rank() == 0 else None)
     if best_weights is not None:
         state.evaluated.load_state_dict(best_weights)
-        arrays["best_logits"] = _predict(run)[0].numpy()
+        arrays["best_logits"] = _predict(run, run.test)[0].numpy()
         is_last = state.best["epoch"] == state.epoch
-        outcomes["best"] = outcomes["last"] if is_last else _score_test_sets(run, console)
+        outcomes["best"] = outcomes["last"] if is_last else _score_test_sets(run, stop, console)
+    confusion = _count_confusions(run, arrays)
     result = _summary(run, metrics.summarise(logits, labels), outcomes, unreadable=gather_unreadable(run))
+    result |= {"confusion": confusion} if confusion else {}
     if rank() > 0:
         return result
     write_predictions(folder / "predictions.npz", arrays)
@@ -71,25 +82,55 @@ def finish(run: Run, *, console: Console) -> dict[str, Any]:
         # matplotlib takes a second to start, which a run needs at its end alone.
         from moex.reporting.figures import save_run_figures
 
-        save_run_figures(folder)
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    write_text_atomically(folder / "result.json", text)
+        # Of classes without names, nobody could read it.
+        named = (confusion[TEST], run.class_names) if confusion and run.class_names else None
+        save_run_figures(folder, confusion=named)
+    write_text_atomically(folder / "result.json", _as_json(result))
     return result
 
 
-def _predict(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+def _predict(run: Run, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
     return predict(
-        run.state.evaluated, run.test, batch_size=run.evaluation_batch_size, precision=run.training.precision
+        run.state.evaluated, source, batch_size=run.evaluation_batch_size, precision=run.training.precision
     )
 
 
-def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
+def _count_confusions(run: Run, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """The confusion matrices of the test set and of the validation set; none where there are many classes.
+
+    They are those of the weights that a validation set chose, if there is one, else of the last; `of` says which.
+    """
+    if arrays["logits"].shape[1] > MOST_CLASSES:
+        return {}
+    is_chosen = run.validation is not None and "best_logits" in arrays
+    name = "best_logits" if is_chosen else "logits"
+    matrices = {TEST: metrics.confusion_matrix(arrays[name], arrays["labels"])}
+    if run.validation is not None:
+        # The best weights, unless they are lost.
+        matrices[VALIDATION] = metrics.confusion_matrix(*_predict(run, run.validation))
+    counts = {split: matrix.tolist() for split, matrix in matrices.items()}
+    return {"of": "best" if is_chosen else "last", **counts}
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    """A line for each value, and for each list of numbers."""
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    return re.sub(r"\[[\d\s,.-]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
+
+
+def _score_test_sets(run: Run, stop: StopRequest, console: Console) -> dict[str, Outcome]:
     """Scores the weights as they are on every test set, by their labels.
 
     Raises:
+        Stopped: `stop` was set.
         ScoringError: one cannot be scored.
         SourceError: its samples cannot be read; on the rank that was to read them.
     """
+
+    def look_for_stop() -> None:
+        if any(gather(stop.is_set())):
+            raise Stopped(f"{run.folder} is trained to the end: the same command scores its test sets")
+
     outcomes = {}
     for label, prepared in run.test_sets.items():
         console.print(f"scoring {label}", highlight=False, soft_wrap=True)
@@ -99,6 +140,7 @@ def _score_test_sets(run: Run, console: Console) -> dict[str, Outcome]:
                 prepared,
                 batch_size=run.evaluation_batch_size,
                 precision=run.training.precision,
+                before_part=look_for_stop,
             )
         except (ValueError, SourceError) as error:
             text = f"test set {label}: {error}. Without it in test_sets, the same command finishes the run"

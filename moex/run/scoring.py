@@ -1,6 +1,6 @@
 """One network on one data set: the end of a training run does it, and an evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +80,14 @@ def prepare(
     return PreparedSet(dataset, parts, dataset.outputs(classes, count=count))
 
 
-def score_network(model: nn.Module, prepared: PreparedSet, *, batch_size: int, precision: str) -> Outcome:
+def score_network(
+    model: nn.Module,
+    prepared: PreparedSet,
+    *,
+    batch_size: int,
+    precision: str,
+    before_part: Callable[[], None] | None = None,
+) -> Outcome:
     """Scores a network on a data set. All ranks call it, and get the same.
 
     Logits are restricted on the device to the classes of the data set. Of a set of several parts, only scores are
@@ -91,6 +98,7 @@ def score_network(model: nn.Module, prepared: PreparedSet, *, batch_size: int, p
         prepared: as `prepare` returns it.
         batch_size: samples of a forward pass.
         precision: of the network.
+        before_part: called before each part of the data set, and may raise to end here.
 
     Raises:
         ValueError: a logit is not finite.
@@ -98,15 +106,15 @@ def score_network(model: nn.Module, prepared: PreparedSet, *, batch_size: int, p
     """
     outputs, parts = prepared.outputs, prepared.parts
     logits = labels = None
-    if len(parts) == 1:
-        ((name, source),) = parts.items()
-        logits, labels = predict(model, source, batch_size=batch_size, precision=precision, outputs=outputs)
-        scores = {name: score(logits, labels)}
-    else:
-        scores = {
-            name: evaluate(model, source, batch_size=batch_size, precision=precision, outputs=outputs)
-            for name, source in parts.items()
-        }
+    scores = {}
+    for name, source in parts.items():
+        if before_part is not None:
+            before_part()
+        if len(parts) == 1:
+            logits, labels = predict(model, source, batch_size=batch_size, precision=precision, outputs=outputs)
+            scores[name] = score(logits, labels)
+        else:
+            scores[name] = evaluate(model, source, batch_size=batch_size, precision=precision, outputs=outputs)
     for name, part in scores.items():
         if bad := int(part.loss.isnan().sum()):
             raise ValueError(f"{bad} of {len(part.loss)} samples of {name!r} have logits that are not finite")

@@ -70,7 +70,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 resume(run, saved, job["command"], console=console)
                 with _open_loggers(run, console) as loggers:
                     train(run, stop=stop, loggers=loggers, console=console)
-                    result = finish(run, console=console)
+                    result = finish(run, stop=stop, console=console)
                     figures = sorted((folder / "figures").glob("*.png"))
                     loggers.log_result(result, figures=figures, step=run.state.global_step)
             except (NonFiniteError, ScoringError) as error:

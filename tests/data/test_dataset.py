@@ -29,6 +29,7 @@ DATA_SETS = {
     "imagenet_sketch": {"test": 50_889},
     "imagenet_v2": {"test": 10_000},
     "objectnet": {"test": 18_574},
+    "speech_commands": {"train": 51_094 + 5_109, "validation": 6_798 + 679, "test": 6_835},
     "stylized_imagenet": {"train": 2_562_334, "test": 50_000},
     "imagenet32": {"train": 1_281_167, "test": 50_000},
     "imagenet64": {"train": 1_281_167, "test": 50_000},

@@ -14,7 +14,9 @@ from scipy import stats
 from torchvision import transforms
 from torchvision.transforms import functional as T
 
+from moex.data.sounds.source import Recordings, ResidentSounds
 from moex.data.source import Request, ResidentImages, ResidentTensors, draw_crops
+from moex.data.speech_commands import SpeechCommands
 
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
 
@@ -125,7 +127,23 @@ def test_the_set_is_held_once_as_bytes():
     assert source._windows.untyped_storage().nbytes() == 100 * 3 * 40 * 40
 
 
+def sounds(*, balanced):
+    draws = np.random.default_rng(0)
+    waveforms, noise = (draws.integers(-3000, 3000, (count, 16_000)).astype(np.int16) for count in (50, 5))
+    return ResidentSounds(
+        Recordings(waveforms, noise),
+        torch.arange(50),
+        augmentation=SpeechCommands().augmentation,
+        balanced=balanced,
+        mean=0.0,
+        std=1.0,
+        device=torch.device("cpu"),
+        channels_last=True,
+    )
+
+
 SOURCES = {
+    "sounds": lambda: sounds(balanced=False),
     "images": lambda: source_of(random_images(50)),
     "points": lambda: ResidentTensors(
         torch.randn(50, 16, 3), torch.arange(50), device=torch.device("cpu"), channels_last=True

@@ -156,6 +156,17 @@ def test_reliability_diagram_says_which_way_it_errs(margin: float, right: int, m
     assert headline(figures.reliability_diagram(logits, labels)) == message
 
 
+def test_the_confusion_matrix_shows_shares_and_counts() -> None:
+    counts = [[8, 2, 0], [0, 0, 0], [1, 0, 3]]
+    figure = figures.confusion_matrix(counts, ["yes", "no", "up"])
+    axes = figure.axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[80, 20, 0], [0, 0, 0], [25, 0, 75]])
+    shown = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
+    assert shown == {(0, 0): "8", (0, 1): "2", (2, 0): "1", (2, 2): "3"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["yes", "no", "up"]
+    assert headline(figure) == "21.43 % wrong; most often 'up' is taken for 'yes': 1 of 4"
+
+
 def test_compare_learning_curves_shows_mean_and_range_over_seeds() -> None:
     seeds = [history(shift=shift) for shift in (0.0, 0.01, 0.05)]
     figure = figures.compare_learning_curves({"baseline": history(shift=0.2), "MoEx": seeds})
@@ -168,7 +179,7 @@ def test_compare_learning_curves_shows_mean_and_range_over_seeds() -> None:
     for i, epoch in enumerate(seeds[0].epoch):
         edge = band[band[:, 0] == epoch, 1]
         assert (edge.min(), edge.max()) == pytest.approx((errors[:, i].min(), errors[:, i].max()))
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["baseline: 24.50 % (n = 1)", f"MoEx: 6.50 ± {np.std([0, 1, 5], ddof=1):.2f} % (n = 3)"]
 
 

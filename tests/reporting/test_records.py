@@ -33,6 +33,7 @@ def write_run(folder, name, seed, error, **changes):
         "versions": {"torch": "2.14.1"},
         "commit": "0123456789abcdef",
         "dirty": False,
+        "config": {},
         "command": f"python train.py +experiment={name} seed={seed}",
         "end": "2026-11-24T05:30:00+00:00",
     }
@@ -71,6 +72,14 @@ def test_the_page_says_which_split_chose_the_best_epoch(tmp_path):
     write_run(tmp_path / "seed0", "plain", 0, 0.1, selected_on="validation")
     page, _ = write_record(tmp_path, command="python scripts/report.py")
     assert "lowest error on the set that chooses it (validation):" in page.read_text()
+
+
+def test_the_page_compares_with_a_baseline(outputs, tmp_path):
+    add_runs(tmp_path / "record", [outputs])
+    page, _ = write_record(tmp_path / "record", command="python scripts/report.py", against="plain")
+    text = page.read_text()
+    assert "| name | difference in last error, points [95 % interval], n |" in text
+    assert "| mixed | -2.00, 1 |" in text
 
 
 def test_one_run_has_no_deviation(outputs):

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from moex.reporting.tables import CHOSEN, DIFFERENCE, HIGH, LOW, PAIRS, as_text, print_table, tabulate
+from moex.reporting.tables import CHOSEN, DIFFERENCES, HIGH, LOW, PAIRS, as_text, print_table, tabulate
 
+DIFFERENCE = DIFFERENCES["last"]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "report.py"
 CONFIG = {"augmentation": {"steps": [], "moex": {"norm": "pono"}}, "epochs": 30, "dataset": {"name": "digits"}}
 ERRORS = {"plain": [0.31, 0.24, 0.35, 0.28], "pono": [0.21, 0.22, 0.29, 0.20], "in": [0.19, 0.27, 0.30]}
@@ -121,6 +122,20 @@ def test_best_says_which_split_chose(tmp_path):
     write_run(tmp_path / "a", recipe={}, seed=0, error=0.1)
     write_run(tmp_path / "b", recipe={"dataset.validation": 0.1}, seed=0, error=0.1, selected_on="validation")
     assert tabulate([tmp_path])[CHOSEN].tolist() == ["validation", "test"]
+
+
+def test_where_a_validation_set_chose_the_best_errors_are_compared(tmp_path):
+    for steps, errors in (([], [0.20, 0.30]), (["moex"], [0.15, 0.27])):
+        for seed, error in enumerate(errors):
+            recipe = {"augmentation.steps": steps} if steps else {}
+            folder = tmp_path / f"{len(steps)}-{seed}"
+            write_run(folder, recipe=recipe, seed=seed, error=0.5, selected_on="validation", best={
+                "error": error, "aurra": 0.5, "rms_calibration_error": 0.1,
+            })  # fmt: skip
+    table = tabulate([tmp_path], against="augmentation.steps=[]")
+    assert DIFFERENCE not in table
+    assert table[DIFFERENCES["best"]].dropna().tolist() == pytest.approx([-4.0])
+    assert "-4.00 [-16.71, +8.71], 2" in as_text(table).to_string()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def trained(build, reopen, go_on, tmp_path, request):
 
 def end(trained):
     run, console = trained
-    result = finish(run, console=console)
+    result = finish(run, stop=threading.Event(), console=console)
     assert read_result(run.folder) == json.loads(json.dumps(result))
     return result, run.folder, console.export_text()
 
@@ -47,6 +48,10 @@ def test_what_a_finished_run_leaves(trained):
     assert printed == ""
     assert result["selected_on"] == "test"
     assert "validation" not in result
+    confusion = result["confusion"]
+    assert confusion.keys() == {"of", "test"}
+    assert confusion["of"] == "last"
+    assert np.sum(confusion["test"]) - np.trace(confusion["test"]) == pytest.approx(50 * result["last"]["error"])
 
 
 @pytest.mark.parametrize("trained", [{"dataset": {"validation": 0.3}}], indirect=True)
@@ -59,6 +64,13 @@ def test_what_is_left_where_a_validation_set_chooses(trained):
         assert result[which]["error"] == table.loc[epoch, "test_error"]
         assert result["validation"][which]["error"] == table.loc[epoch, "validation_error"]
     assert result["recipe"]["dataset.validation"] == 0.3
+    confusion = result["confusion"]
+    assert confusion["of"] == "best"
+    for split, error in (("test", result["best"]["error"]), ("validation", result["validation"]["best"]["error"])):
+        matrix = np.array(confusion[split])
+        assert 1 - matrix.trace() / matrix.sum() == pytest.approx(error)
+    # A line for each class.
+    assert str(confusion["test"][0]) in (folder / "result.json").read_text()
     console = Console(record=True, width=300)
     show(result, folder, console)
     assert f"best epoch ({best}, chosen on the validation set)" in console.export_text()

@@ -1,6 +1,7 @@
 """Test sets beside the training set: scored alone, at the end of a run, and refused before it begins."""
 
 import json
+import threading
 
 import named_digits
 import numpy as np
@@ -12,9 +13,10 @@ from sklearn.metrics import average_precision_score
 
 from moex import models
 from moex.data import SourceError
-from moex.engine import predict
+from moex.engine import evaluate, predict
 from moex.metrics import summarise
 from moex.run import result, scoring
+from moex.run.training import Stopped
 
 CPU = torch.device("cpu")
 NAMED = {"target": "named_digits.NamedDigits"}
@@ -104,7 +106,7 @@ def test_a_run_scores_its_last_and_its_best_weights(build, reopen, go_on, tmp_pa
         source = run.test_sets[LABELS[1]].parts[part]
         source.__class__ = type("Skipping", (type(source),), {"unreadable": samples})
     console = Console(record=True, width=300)
-    finished = result.finish(run, console=console)
+    finished = result.finish(run, stop=threading.Event(), console=console)
     assert list(run.test_sets) == LABELS
     assert json.loads((run.folder / "result.json").read_text())["test_sets"] == finished["test_sets"]
     with np.load(run.folder / "predictions.npz") as arrays:
@@ -168,13 +170,32 @@ def test_a_test_set_that_cannot_be_scored_leaves_the_run_to_be_finished(build, r
     go_on(run)
     with monkeypatch.context() as broken:
         broken.setattr(type(run.test_sets[LABELS[0]].parts["test"]), "batches", unreadable)
-        broken.setattr(result, "_predict", lambda run: (torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)))
+        broken.setattr(result, "_predict", lambda *_: (torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)))
         with pytest.raises(SourceError, match=r"test set .*EvenDigits: a.jpg .*Without it in test_sets"):
-            result.finish(run, console=Console(quiet=True))
+            result.finish(run, stop=threading.Event(), console=Console(quiet=True))
     assert not (run.folder / "result.json").exists()
     again = reopen(build(tmp_path, dataset=NAMED))
     go_on(again)
-    assert "test_sets" not in result.finish(again, console=Console(quiet=True))
+    assert "test_sets" not in result.finish(again, stop=threading.Event(), console=Console(quiet=True))
+
+
+def test_asked_to_stop_it_scores_no_further_part(build, reopen, go_on, tmp_path, monkeypatch):
+    run = reopen(build(tmp_path, dataset=NAMED, test_sets=[{"target": LABELS[1]}]))
+    go_on(run)
+    stop, scored = threading.Event(), []
+
+    def evaluate_and_stop(*arguments, **options):
+        stop.set()
+        scored.append(evaluate(*arguments, **options))
+        return scored[-1]
+
+    monkeypatch.setattr(scoring, "evaluate", evaluate_and_stop)
+    with pytest.raises(Stopped, match="is trained to the end: the same command scores its test sets"):
+        result.finish(run, stop=stop, console=Console(quiet=True))
+    assert len(scored) == 1
+    assert not (run.folder / "result.json").exists()
+    again = reopen(build(tmp_path, dataset=NAMED, test_sets=[{"target": LABELS[1]}]))
+    assert list(result.finish(again, stop=threading.Event(), console=Console(quiet=True))["test_sets"]) == LABELS[1:2]
 
 
 def unreadable(source, requests):

@@ -14,8 +14,8 @@ from moex.data.images.synsets import synsets
 
 INDICES = np.loadtxt(Path(timm.__file__).parent / "data" / "_info" / "imagenet_a_indices.txt", dtype=int)
 QUICK = (
-    "dataset=imagenet", "dataset.target=small_imagenet.SmallImageNet", "dataset.workers=0", "model=resnet8",
-    "epochs=1", "augmentation=none",
+    "dataset=imagenet", "dataset.target=small_imagenet.SmallImageNet", "dataset.workers=0", "dataset.size=16",
+    "dataset.resize=16", "model=resnet8", "epochs=1", "augmentation=none",
 )  # fmt: skip
 A = "small_imagenet.SmallImageNetA"
 

@@ -1,23 +1,21 @@
 """From the bytes of files to pixels, by Pillow, whose pixels are the published ones: what a worker does."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from moex.data.images.crops import Crop, Draws, evaluation_crop, training_crop
 from moex.data.images.encoded import EncodedImages
-from moex.data.images.parts import Part, Work
-from moex.data.images.resize import pack
-
-Pixels = npt.NDArray[np.uint8]
+from moex.data.images.parts import Answer, Pixels, Work
+from moex.data.images.resize import Boxes, join_boxes, plan_passes
 
 # What photographs come in. Not all that Pillow knows: for some formats it runs other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -49,12 +47,17 @@ class Decoder:
     boxes: bool
     spares: int
 
-    def __call__(self, work: Work) -> Part:
-        """Decodes one part."""
+    @property
+    def slot_size(self) -> int:
+        """Bytes that the pixels of one image take at most."""
+        return 3 * (max(LARGEST_BOX, self.size**2) if self.boxes else self.size**2)
+
+    def decode(self, slots: Pixels, work: Work) -> Answer:
+        """Decodes one part into its slot."""
         unreadable: dict[int, str] = {}
         samples: list[int] = []
-        pixels: list[Pixels] = []
         crops: list[Crop] = []
+        slot, used = slots[work.slot], 0
         for row, place in enumerate(work.samples.tolist()):
             draws = None if work.draws is None else work.draws[row]
             for step in range(self.spares + 1):
@@ -66,12 +69,21 @@ class Decoder:
                 except (OSError, UnreadableImage) as error:
                     unreadable[sample] = f"{self.images.name(sample)} ({error})"
                     continue
+                slot[used : used + cut.size].reshape(cut.shape)[...] = cut
+                used += cut.size
                 samples.append(sample)
-                pixels.append(cut)
                 crops.append(crop)
                 break
-        images = pack(pixels, crops, self.interpolation) if self.boxes else _stack(pixels, self.size)
-        return Part(torch.tensor(samples, dtype=torch.int64), images, unreadable, work.is_last)
+        passes = plan_passes(crops) if self.boxes else None
+        return Answer(np.array(samples, dtype=np.int64), passes, unreadable, work.is_last, work.slot)
+
+    def find_images(self, slots: Pixels, answer: Answer) -> Tensor | Boxes:
+        """What a part has in its slot: squares, uint8 `[k, 3, S, S]`, or boxes."""
+        slot = slots[answer.slot]
+        if answer.passes is not None:
+            return join_boxes(slot, answer.passes, self.interpolation)
+        shape = (len(answer.samples), self.size, self.size, 3)
+        return torch.from_numpy(slot[: math.prod(shape)].reshape(shape)).permute(0, 3, 1, 2)
 
     def _cut(self, content: bytes, draws: Draws | None) -> tuple[Pixels, Crop]:
         """What is taken of an image, and what is left to do with it."""
@@ -115,7 +127,8 @@ def decode_pixels(content: bytes) -> Pixels:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.format == "JPEG" and image.mode in ("L", "RGB"):
             with suppress(RuntimeError):
-                file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                # That the file's bytes cannot be written to is what torch only wonders about.
+                file = torch.frombuffer(content, dtype=torch.uint8)
                 return np.asarray(decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0))
         return _array(_load(image))
 
@@ -163,11 +176,3 @@ def _array(image: Image.Image) -> Pixels:
     image = image if image.mode == "RGB" else image.convert("RGB")
     # What np.asarray does, without asking for the bytes several times.
     return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
-
-
-def _stack(squares: list[Pixels], size: int) -> Tensor:
-    """`[k, 3, size, size]` of squares `[size, size, 3]`, in whose order they stay in memory."""
-    stacked = np.empty((len(squares), size, size, 3), np.uint8)
-    for place, square in zip(stacked, squares, strict=True):
-        place[...] = square
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2)

@@ -46,13 +46,19 @@ class Boxes(NamedTuple):
     interpolation: str
 
     def to(self, device: torch.device) -> "Boxes":
-        """The same on a device, which is not waited for."""
-        pixels, passes = (tensor.to(device, non_blocking=True) for tensor in self[:2])
-        return self._replace(pixels=pixels, passes=passes)
+        """The same on a device."""
+        return self._replace(pixels=to_device(self.pixels, device), passes=to_device(self.passes, device))
 
 
-def pack(boxes: Sequence[npt.NDArray[np.uint8]], crops: Sequence[Crop], interpolation: str = "bilinear") -> Boxes:
-    """Boxes, `[height, width, 3]` each, and what is to become of them."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of this process on a device, which is not waited for: its memory may be used again at once."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def plan_passes(crops: Sequence[Crop]) -> npt.NDArray[np.int64]:
+    """What is to become of the boxes of k crops, int64 `[6, 2, k]`: the `passes` of `Boxes`."""
     table = np.array(crops, dtype=np.int64).reshape(-1, len(Crop._fields))
     _, _, width, height, resized_width, resized_height, x, y, _, flip = table.T
     no, yes = np.zeros_like(width), np.ones_like(width)
@@ -61,13 +67,22 @@ def pack(boxes: Sequence[npt.NDArray[np.uint8]], crops: Sequence[Crop], interpol
     # As Pillow does it, where the height shrinks by more than twice as many pixels as the width.
     shrinks = height - resized_height
     down_first = (shrinks > 0) & (shrinks > 2 * (width - resized_width))
-    passes = np.where(down_first, np.stack([columns, rows], axis=1), np.stack([rows, columns], axis=1))
-    ends = (width * height).cumsum()
-    pixels = np.empty((ends[-1] if len(crops) else 0, 3), np.uint8)
-    for box, part in zip(boxes, np.split(pixels, ends)[:-1], strict=True):
-        part.reshape(box.shape)[...] = box
+    return np.where(down_first, np.stack([columns, rows], axis=1), np.stack([rows, columns], axis=1))
+
+
+def join_boxes(
+    pixels: npt.NDArray[np.uint8], passes: npt.NDArray[np.int64], interpolation: str = "bilinear"
+) -> Boxes:
+    """Boxes whose pixels lie one after the other, the channels of each side by side, at the beginning of a memory.
+
+    Args:
+        pixels: uint8 `[M]`.
+        passes: int64 `[6, 2, k]`, as `plan_passes` returns them.
+        interpolation: `bilinear` or `bicubic`.
+    """
+    used = int(passes[1].prod(axis=0).sum())
     return Boxes(
-        torch.from_numpy(pixels),
+        torch.from_numpy(pixels[: 3 * used].reshape(-1, 3)),
         torch.from_numpy(passes),
         longest=passes[1, 1].max(initial=1).item(),
         taps=int(2 * SUPPORT[interpolation] * (passes[1] / passes[3]).max(initial=1)) + 1,

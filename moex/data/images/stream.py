@@ -1,10 +1,11 @@
 """The source of images that lie in files: workers decode them ahead of the loop, the device does the rest."""
 
+import functools
 import importlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Set
 from contextlib import closing
-from itertools import chain, islice
+from itertools import chain, cycle, islice
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from moex.data.images.crops import draw
 from moex.data.images.encoded import EncodedImages
 from moex.data.images.normalise import Normaliser
-from moex.data.images.parts import Part, Work
-from moex.data.images.resize import Boxes, resize
+from moex.data.images.parts import Answer, Part, Work, create_slots
+from moex.data.images.resize import Boxes, resize, to_device
 from moex.data.images.workers import count_workers, work_ahead
 from moex.data.source import Batches, Request, Source, SourceError
 
@@ -112,7 +113,7 @@ class StreamedImages(Source):
                 yield self.deliver(parts)
 
     def decoded(self, requests: Iterable[Request]) -> Generator[list[Part], None, None]:
-        """The parts of each batch, as workers leave them: on the CPU.
+        """The parts of each batch, as workers leave them: on the CPU, until the next batch is asked for.
 
         Raises:
             SourceError: images cannot be read, or a worker died.
@@ -122,21 +123,27 @@ class StreamedImages(Source):
         first = list(islice(requests, 2))
         size = max((len(request.share) for request in first), default=0)
         workers = 0 if len(first) < 2 and size <= PART else self._workers
-        ahead = max(PARTS_AHEAD, -(-BATCHES_AHEAD * _count_parts(size) // max(1, workers)))
-        work = _split(chain(first, requests))
-        pinned = self._device.type == "cuda"
-        parts: list[Part] = []
-        with closing(work_ahead(self._decoder, work, workers=workers, ahead=ahead, pinned=pinned)) as results:
-            for part in results:
-                parts.append(part)
-                if part.is_last:
-                    self._check(parts)
-                    yield parts
-                    parts = []
+        per_batch = _count_parts(size)
+        ahead = max(PARTS_AHEAD, -(-BATCHES_AHEAD * per_batch // max(1, workers)))
+        # Those of the batch that is being made, and of all that is worked at meanwhile.
+        slots = create_slots(per_batch + workers * ahead, PART * self._decoder.slot_size)
+        work = _split(chain(first, requests), slots=len(slots), per_batch=per_batch)
+        decode = functools.partial(self._decoder.decode, slots)
+        answers: list[Answer] = []
+        with closing(work_ahead(decode, work, workers=workers, ahead=ahead)) as results:
+            for answer in results:
+                answers.append(answer)
+                if answer.is_last:
+                    self._check(answers)
+                    yield [
+                        Part(torch.from_numpy(done.samples), self._decoder.find_images(slots, done))
+                        for done in answers
+                    ]
+                    answers = []
 
-    def _check(self, parts: list[Part]) -> None:
+    def _check(self, answers: list[Answer]) -> None:
         """Looks whether all of a batch could be read, or enough of the split."""
-        unreadable = {sample: reason for part in parts for sample, reason in part.unreadable.items()}
+        unreadable = {sample: reason for answer in answers for sample, reason in answer.unreadable.items()}
         if self._skips:
             self._skip(unreadable)
         elif unreadable:
@@ -167,24 +174,28 @@ class StreamedImages(Source):
         return batch
 
     def _assemble(self, parts: list[Part]) -> tuple[Tensor, Tensor]:
-        samples = torch.cat([part.samples.to(self._device, non_blocking=True) for part in parts])
+        samples = to_device(torch.cat([part.samples for part in parts]), self._device)
         return self._normalise([self._squares(part.images) for part in parts]), self._labels[samples]
 
     def _squares(self, images: Tensor | Boxes) -> Tensor:
-        moved = images.to(self._device) if isinstance(images, Boxes) else images.to(self._device, non_blocking=True)
-        return resize(moved, size=self._size) if isinstance(moved, Boxes) else moved
+        if isinstance(images, Boxes):
+            return resize(images.to(self._device), size=self._size)
+        return to_device(images, self._device)
 
 
-def _split(requests: Iterable[Request]) -> Iterator[Work]:
-    """The parts of each request's share; an empty one has one part, which is empty."""
+def _split(requests: Iterable[Request], *, slots: int, per_batch: int) -> Iterator[Work]:
+    """The parts of each request's share; an empty one has one part, which is empty. They take slots in turns."""
+    turns = cycle(range(slots))
     for request in requests:
         share = request.share.numpy()
         samples, draws = request.indices.numpy()[share], None
         if request.generator is not None:
             draws = draw(len(request.indices), request.generator)[share]
-        parts = np.array_split(np.arange(len(samples)), _count_parts(len(samples)))
-        for number, part in enumerate(parts, 1):
-            yield Work(samples[part], None if draws is None else draws[part], is_last=number == len(parts))
+        count = _count_parts(len(samples))
+        assert count <= per_batch, "a later batch has more parts than there are slots for"
+        for number, part in enumerate(np.array_split(np.arange(len(samples)), count), 1):
+            rows = None if draws is None else draws[part]
+            yield Work(samples[part], rows, is_last=number == count, slot=next(turns))
 
 
 def _count_parts(samples: int) -> int:

@@ -37,16 +37,15 @@ def count_workers() -> int:
 
 
 def work_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int, pinned: bool
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
 ) -> Generator[Result, None, None]:
     """What a function makes of items, in their order, by processes that live as long as the generator.
 
     Args:
-        function: picklable, or inherited where processes are forked.
+        function: as it is when the processes are forked.
         items: read as far ahead as is worked.
         workers: how many processes; with 0, this process works when a result is asked for.
-        ahead: items that each of them has before it.
-        pinned: whether tensors of the results are moved to pinned memory.
+        ahead: items that each of them has before it: as a result comes, so many of each are begun at most.
 
     Raises:
         SourceError: a worker died.
@@ -63,7 +62,6 @@ def work_ahead(
                 sampler=items,
                 num_workers=workers,
                 prefetch_factor=ahead,
-                pin_memory=pinned,
                 collate_fn=_as_it_is,
                 worker_init_fn=_end_with_the_run,
                 # From which the workers' seeds are drawn: not from the loop's own.
