@@ -219,7 +219,7 @@ def _explain(error: OmegaConfBaseException, schema: Config) -> str:
 
 def unknown_key(key: str, schema: Config | None = None) -> str:
     """The message for a key that a schema lacks, by default that of any run, with the nearest ones that it has."""
-    if schema is None and key in known_keys():
+    if key in known_keys():
         group, _, _ = key.partition(".")
         return f"{key} belongs to another choice of {group}: choose it with {group}=NAME"
     known = known_keys() if schema is None else sorted({*known_keys(), *flatten(dataclasses.asdict(schema))})

@@ -16,12 +16,15 @@ from moex.config.evaluation import EvaluationConfig
 def store_schemas() -> None:
     """Stores the schemas that the configurations of a run and of an evaluation begin with.
 
-    Every key is there to be overridden, whichever choices the groups make; a network's options are its own, and so
-    are the keys of the data set of an evaluation.
+    Every key is there to be overridden, whichever choices the groups make. The keys of a part that is one of several
+    are its own, as a network's options are, and are refused where they are parsed: Hydra composes what the jobs of a
+    sweep have in common without their choices.
     """
-    run = OmegaConf.create(defaults())
+    run = OmegaConf.create(defaults() | {"optimizer": {}, "schedule": {}})
     evaluation = OmegaConf.create(dataclasses.asdict(EvaluationConfig()))
-    for own in (run.model.options, evaluation.model.options, evaluation.dataset):
+    for own in (run.dataset, run.optimizer, run.schedule, run.model.options):
+        OmegaConf.set_struct(own, False)
+    for own in (evaluation.dataset, evaluation.model.options):
         OmegaConf.set_struct(own, False)
     store = ConfigStore.instance()
     store.store("schema", run)

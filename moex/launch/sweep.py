@@ -56,10 +56,11 @@ def make_jobs(
 ) -> tuple[dict[int, Job], list[dict[str, Any]]]:
     """The possible jobs of a sweep by their numbers, and the first record of each, possible or not.
 
-    Impossible, and told, is a job whose configuration is, or whose run is that of a job before it.
+    Impossible is a job whose configuration is, or whose run is that of a job before it. Each reason is told once.
     """
     jobs: dict[int, Job] = {}
     runs: dict[Path, int] = {}
+    reasons: dict[str, list[str]] = {}
     records = []
     for number, overrides in enumerate(combinations):
         record = {"overrides": overrides, "folder": "", "state": "waiting", "message": ""}
@@ -72,9 +73,11 @@ def make_jobs(
             jobs[number] = job
             record["folder"] = os.path.relpath(run, folder)
         except ValueError as error:
-            record |= {"state": "failed", "message": str(error).splitlines()[0]}
-            print(f"error: job {number}: {record['message']}", file=sys.stderr, flush=True)
+            record |= {"state": "failed", "message": (reason := str(error).splitlines()[0])}
+            reasons.setdefault(reason, []).append(str(number))
         records.append(record)
+    for reason, numbers in reasons.items():
+        print(f"error: job{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {reason}", file=sys.stderr, flush=True)
     return jobs, records
 
 
