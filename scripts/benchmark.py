@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py [PART ...] [--rounds N] [--output FILE.md]
 
-The parts: exchange, precision, data, images.
+The parts: exchange, share (of MoEx in the profile of a step), precision, data, images, sounds.
 
 In every round each variant is timed once, one after the other, and each ratio is taken within its round: what
 else the machine does weighs on both sides. Reported are the median over the rounds and, in brackets, the lowest
@@ -23,6 +23,8 @@ import torch
 from benchmarks.cifar import source_variants
 from benchmarks.images import delivery_variants, photograph_variants
 from benchmarks.measure import DEVICE, Variants, measure
+from benchmarks.share import WRN28_10, measure_share
+from benchmarks.sounds import recording_variants
 from benchmarks.steps import PYRAMIDNET56, RESNET20, exchange_variants, precision_variants
 from rich.console import Console
 from rich.markdown import Markdown
@@ -46,6 +48,11 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
             lambda: exchange_variants(PYRAMIDNET56)
         ),
     },
+    "share": {
+        "MoEx's share of the profile of a step: WRN-28-10, spectrograms, batch 8": lambda rounds: measure_share(
+            WRN28_10, rounds
+        )
+    },
     "precision": {
         "Forms of a training step: PyramidNet-56, α̃ 240, batch 32, MoEx": timed(
             lambda: precision_variants(PYRAMIDNET56)
@@ -56,6 +63,7 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
         "Photographs, random crops of 224 pixels: two workers": timed(photograph_variants),
         "Photographs: what is left to the device": timed(delivery_variants),
     },
+    "sounds": {"Recordings, augmented, as spectrograms, batches of 96": timed(recording_variants)},
 }
 
 
