@@ -16,13 +16,13 @@ from rich.console import Console
 from moex.config import unknown_key
 from moex.config.composition import explain, store_schemas
 from moex.files import SaveError, saving, write_text_atomically
-from moex.launch.reproduction import FINISHED, Reduction, Training, duration, jobs_of, list_trainings, plan
 from moex.launch.signals import passing_on
 from moex.reporting.manifests import Table, read_tables, store_manifests
 from moex.reporting.reproduction import as_text, tabulate_cells
 from moex.reporting.runs import Run, find_results
 from moex.reporting.table_folder import add_run, read_results, write_table
 from moex.reporting.tables import print_table
+from moex.reproduction.trainings import FINISHED, Reduction, Training, duration, jobs_of, list_trainings, plan
 
 ROOT = Path(__file__).parents[1]
 CONFIGS, MANIFESTS = ROOT / "configs", ROOT / "experiments"

@@ -13,10 +13,9 @@ import pytest
 
 from moex.config import Config, RuntimeConfig
 from moex.data.digits import Digits
-from moex.launch import reproduction
 from moex.optim import Cosine, Plateau, Step
-from moex.run import cost
-from moex.run.cost import Cost, count_samples, measure
+from moex.reproduction import cost, trainings
+from moex.reproduction.cost import Cost, count_samples, measure
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 SMALL = ("--budget", "0.05", "--samples", "100", "limit_test=40", "logger=none")
@@ -138,9 +137,9 @@ SCHEDULES = [
 @pytest.mark.parametrize(("schedule", "expected"), SCHEDULES)
 def test_a_budget_shortens_the_schedule(schedule, expected):
     config = Config(epochs=300, schedule=schedule)
-    assert reproduction.Reduction(0.1).overrides(config) == ["epochs=30", *expected]
-    assert reproduction.Reduction(samples=5000).overrides(config) == ["limit_train=5000"]
-    assert reproduction.Reduction().overrides(config) == []
+    assert trainings.Reduction(0.1).overrides(config) == ["epochs=30", *expected]
+    assert trainings.Reduction(samples=5000).overrides(config) == ["limit_train=5000"]
+    assert trainings.Reduction().overrides(config) == []
 
 
 def test_what_a_run_costs():

@@ -12,7 +12,7 @@ from moex.config import Config, identify_weights, parse, recipe, run_folder
 from moex.reporting.manifests import Cell, Table
 from moex.reporting.runs import Run
 from moex.reporting.tables import ABSENT
-from moex.run.cost import count_samples, measure
+from moex.reproduction.cost import count_samples, measure
 from moex.run.folder import last_checkpoint
 
 FINISHED, UNFINISHED, MISSING = "finished", "unfinished", "missing"
