@@ -1,5 +1,6 @@
 """Hydra's sweeper for train.py, here because Hydra takes plugins from a folder of this name alone."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -30,10 +31,12 @@ class ResumingSweeper(Sweeper):
 
     Args:
         params: values of keys that the command line need not name.
+        jobs: a JSON file with lists of overrides, to each of which the combinations are added; None: one empty list.
     """
 
-    def __init__(self, params: Mapping[str, object] | None = None) -> None:
+    def __init__(self, params: Mapping[str, object] | None = None, jobs: str | None = None) -> None:
         self._params = [f"{key}={value}" for key, value in (params or {}).items()]
+        self._jobs = None if jobs is None else Path(jobs)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See `Sweeper`."""
@@ -43,8 +46,11 @@ class ResumingSweeper(Sweeper):
         """Runs the jobs that are left, and exits: with zero if none has failed, now or before."""
         loader, hydra = self._context.config_loader, self._config.hydra
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._params, *arguments])
-        combinations = combine(overrides)
-        folder = sweep_folder(overrides, combinations, hydra.sweep.dir)
+        combinations, name = combine(overrides), None
+        if self._jobs is not None:
+            listed, name = json.loads(self._jobs.read_text()), self._jobs.stem
+            combinations = [[*job, *combination] for job in listed for combination in combinations]
+        folder = sweep_folder(overrides, combinations, hydra.sweep.dir, name=name)
         # With its place, since a launcher that gets a part of the jobs would count them anew.
         placed = [
             [*combination, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir={number}"]

@@ -39,10 +39,14 @@ def combine(overrides: Sequence[Override]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*values.values())]
 
 
-def sweep_folder(overrides: Sequence[Override], combinations: Sequence[Sequence[str]], parent: str) -> Path:
-    """Where a sweep is recorded: the beginning of what it varies, to be read, and a digest of its jobs."""
+def sweep_folder(
+    overrides: Sequence[Override], combinations: Sequence[Sequence[str]], parent: str, *, name: str | None = None
+) -> Path:
+    """Where a sweep is recorded: its name, or the beginning of what it varies, and a digest of its jobs."""
     varied = [override for override in overrides if override.is_sweep_override()] or overrides
-    readable = re.sub(r"[^\w.]+", "-", " ".join(str(override.input_line) for override in varied)).strip("-")[:60]
+    readable = (
+        name or re.sub(r"[^\w.]+", "-", " ".join(str(override.input_line) for override in varied)).strip("-")[:60]
+    )
     digest = hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]
     return Path(parent) / f"{readable or 'default'}-{digest}"
 

@@ -104,6 +104,7 @@ def as_text(table: Table, cells: pd.DataFrame) -> pd.DataFrame:
         ]
         if cells[f"bootstrap{LOW}"].notna().any():
             shown["[95 %, bootstrap]"] = [_interval_text(row, "bootstrap") for _, row in cells.iterrows()]
+    if cells["p"].notna().any():
         shown["p (Holm)"] = [
             ABSENT if math.isnan(row["p"]) else f"{row['p']:.3f} ({row['p Holm']:.3f})" for _, row in cells.iterrows()
         ]

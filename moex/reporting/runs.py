@@ -74,17 +74,28 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             came out differently.
     """
     runs: dict[tuple[str, int], Run] = {}
+    for run in find_results(folders):
+        same = runs.setdefault((run.recipe, run.seed), run)
+        if any(same.result[which] != run.result[which] for which in ("last", "best")):
+            raise ValueError(
+                f"{same.folder} and {run.folder} are one recipe and seed, and came out differently: leave one out"
+            )
+    return list(runs.values())
+
+
+def find_results(folders: Sequence[Path]) -> list[Run]:
+    """All finished runs below some folders.
+
+    Raises:
+        ValueError: there is none below one of the folders, or a file is unreadable.
+    """
+    runs = []
     for folder in folders:
         paths = sorted(folder.rglob("result.json"))
         if not paths:
             raise ValueError(f"{folder} holds no finished run: no result.json is below it")
-        for run in map(read_run, paths):
-            same = runs.setdefault((run.recipe, run.seed), run)
-            if any(same.result[which] != run.result[which] for which in ("last", "best")):
-                raise ValueError(
-                    f"{same.folder} and {run.folder} are one recipe and seed, and came out differently: leave one out"
-                )
-    return list(runs.values())
+        runs += [read_run(path) for path in paths]
+    return runs
 
 
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:

@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -99,9 +98,23 @@ def read_entries(folder: Path) -> list[Entry]:
     if not path.exists():
         return []
     try:
-        return [Entry(**entry) for entry in json.loads(path.read_text())]
+        return sorted(Entry(**entry) for entry in json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} does not say which runs stand for which cells ({error})") from None
+
+
+def read_results(folder: Path) -> dict[str, Results]:
+    """The runs of each cell, by what was made smaller: first those of whole recipes, of which there may be none.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    kinds: dict[str, dict[tuple[str, str], list[Run]]] = {}
+    for entry in read_entries(folder):
+        if not entry.duplicate:
+            cells = kinds.setdefault(entry.reduced, {})
+            cells.setdefault((entry.row, entry.column), []).append(read_run(folder / entry.run / "result.json"))
+    return dict(kinds) or {"": {}}
 
 
 def write_table(folder: Path, table: Table, *, command: str) -> list[Path]:
@@ -115,11 +128,9 @@ def write_table(folder: Path, table: Table, *, command: str) -> list[Path]:
     Raises:
         ValueError: a file is missing or damaged.
     """
-    entries = sorted(read_entries(folder))
-    kinds = {kind: list(found) for kind, found in groupby(entries, key=lambda entry: entry.reduced)} or {"": []}
+    entries = read_entries(folder)
     sections, frames, latex, paths = [], [], [], []
-    for kind, found in kinds.items():
-        results = _read_results(folder, found)
+    for kind, results in read_results(folder).items():
         cells = tabulate_cells(table, results)
         text = as_text(table, cells)
         frames.append(cells.assign(reduced=kind))
@@ -151,14 +162,6 @@ def write_table(folder: Path, table: Table, *, command: str) -> list[Path]:
     for name, content in texts.items():
         write_text_atomically(folder / name, content)
     return [*(folder / name for name in texts), *paths]
-
-
-def _read_results(folder: Path, entries: Iterable[Entry]) -> Results:
-    results: dict[tuple[str, str], list[Run]] = {}
-    for entry in entries:
-        if not entry.duplicate:
-            results.setdefault((entry.row, entry.column), []).append(read_run(folder / entry.run / "result.json"))
-    return results
 
 
 def _draw(table: Table, results: Results, cells: pd.DataFrame) -> dict[str, Figure]:

@@ -1,52 +1,53 @@
 """The benchmark measures what it says; how fast anything is, no test asks."""
 
-import importlib.util
+import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    specification = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["benchmark"] = module  # Dataclasses look their module up.
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules["benchmark"]
+def part():
+    """Imports a part of the benchmark by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        yield lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.mark.parametrize("name", ["resnet8", "pyramidnet11"])
-def test_the_second_stem_pass_trains_to_the_same_losses(benchmark, name):
+def test_the_second_stem_pass_trains_to_the_same_losses(part, name):
     network = {"model": {"name": name}, "batch_size": 6}
-    variants = benchmark.exchange_variants(network)
+    variants = part("steps").exchange_variants(network)
     losses = {case: [float(variant.run()[0]) for _ in range(3)] for case, variant in variants.items()}
     plain, ours, published = losses.values()
     assert ours == pytest.approx(published, rel=1e-3)
     assert ours != pytest.approx(plain, rel=1e-3)
 
 
-def test_every_form_takes_a_step(benchmark):
-    for name, variant in benchmark.precision_variants({"model": {"name": "resnet8"}, "batch_size": 4}).items():
+def test_every_form_takes_a_step(part):
+    for name, variant in part("steps").precision_variants({"model": {"name": "resnet8"}, "batch_size": 4}).items():
         if "compile" not in name:
             assert torch.isfinite(variant.run()[0]), name
 
 
-def test_ratios_are_taken_within_rounds(benchmark, monkeypatch):
+def test_ratios_are_taken_within_rounds(part, monkeypatch):
     """The machine is twice as slow in every other round; the ratio of the variants stays."""
-    turns = []
+    benchmark, turns = part("measure"), []
 
     def time_of(variant, repeats):
         turns.append(variant)
         slow = 1 + (len(turns) - 5) // 2 % 2
         return slow * (0.5 if variant is fast else 1.0)
 
-    base, fast = (benchmark.Variant(lambda: None, images, is_step=False) for images in (100, 100))
+    base, fast = (benchmark.Variant(lambda: None, samples, is_step=False) for samples in (100, 100))
     monkeypatch.setattr(benchmark, "time_of", time_of)
     table = benchmark.measure({"base": base, "fast": fast}, 4).splitlines()
     assert turns[4:] == [base, fast, fast, base, base, fast, fast, base]
@@ -54,18 +55,105 @@ def test_ratios_are_taken_within_rounds(benchmark, monkeypatch):
     assert table[3] == "| fast | 150 (100 to 200) | 2.00 (2.00 to 2.00) | -50.0 % (-50.0 to -50.0) | - |"
 
 
-def test_photographs_are_read_by_all_and_delivered_alike(benchmark, photographs, monkeypatch):
+def test_photographs_are_read_by_all_and_delivered_alike(part, photographs, monkeypatch):
+    benchmark = part("images")
     monkeypatch.setattr(benchmark, "TIMES_READ", 1)
     variants = benchmark.photograph_variants()
-    assert {variant.images for variant in variants.values()} == {len(photographs)}
+    assert {variant.samples for variant in variants.values()} == {len(photographs)}
     for variant in variants.values():
         variant.run()
     exact, device = (variant.run() for variant in benchmark.delivery_variants().values())
     assert torch.equal(exact[0], device[0])
 
 
+def test_recordings_are_treated_alike_by_both(part, speech_commands_root, monkeypatch):
+    """Each change, alone, at the same strength: the per-file pipeline makes of it what moex's source does."""
+    benchmark = part("sounds")
+    monkeypatch.setattr(benchmark, "RECORDINGS", speech_commands_root)
+    dataset = benchmark.SpeechCommands(root=str(speech_commands_root), version="0.02")
+    samples = dataset.read(seed=0)["train"]
+    source = dataset.source(samples, training=True, device=torch.device("cpu"), channels_last=False)
+    files = benchmark.PublishedPipeline(speech_commands_root)
+    assert len(files) == 1_511
+    chosen = [0, 700, 1_400]
+    paths = [str(files._paths[index]) for index in chosen]
+    words = [dataset.class_names[samples.labels[index]] for index in chosen]
+    assert all(word in ("unknown", path.split("/")[-2]) for word, path in zip(words, paths, strict=True))
+    nothing = source.draw(3, np.random.default_rng(0)).none(3)
+    # What happens, in the order of the questions, and how strong it is; the files get no noise.
+    cases = {
+        "nothing": ([False] * 5, None, {}),
+        "amplitude": ([True, *[False] * 4], 0.8, {"gains": 0.8}),
+        "speed": ([False, True, *[False] * 3], 65_536 / 60_000 - 1, {"steps": 60_000}),
+        "stretch": ([*[False] * 2, True, *[False] * 2], -0.13, {"rates": 0.87}),
+        "shift": ([*[False] * 3, True, False], -5, {"shifts": -5}),
+    }
+    for name, (happens, strength, changes) in cases.items():
+        own = {key: np.full(3, value) for key, value in changes.items()}
+        draws = dataclasses.replace(nothing, own=dataclasses.replace(nothing.own, **own))
+        ours = source.look(torch.tensor(chosen), draws)
+        for row, index in enumerate(chosen):
+            answers = iter(happens)
+            monkeypatch.setattr(benchmark, "happens", lambda answers=answers: next(answers))
+            monkeypatch.setattr(benchmark.random, "uniform", lambda low, high, strength=strength: strength)
+            monkeypatch.setattr(benchmark.random, "randint", lambda low, high, strength=strength: strength)
+            # torchaudio's vocoder adds up large angles in float32, which magnitudes do not feel.
+            torch.testing.assert_close(files[index], ours[row], rtol=0, atol=0.1, msg=name)
+            assert not list(answers)
+
+
+def test_recordings_come_in_batches(part, speech_commands_root, monkeypatch):
+    benchmark = part("sounds")
+    monkeypatch.setattr(benchmark, "RECORDINGS", speech_commands_root)
+    monkeypatch.setattr(benchmark, "BATCHES", 1)
+    theirs, ours = benchmark.recording_variants().values()
+    assert (theirs.samples, ours.samples) == (96, 17 * 96)
+    theirs.run()
+    ours.run()
+
+
+def test_the_share_of_the_exchange(part):
+    """Of a network that is hardly more than the exchange it is a large share, of a deeper one a smaller one."""
+    benchmark = part("share")
+    shares = {}
+    for name in ("resnet8", "resnet56"):
+        network = {"name": name, "batch_size": 4, "shape": (1, 16, 16), "classes": 12}
+        step = benchmark.training_step(network)
+        step()
+        found = [benchmark.profiled_shares(step) for _ in range(3)]
+        for share in found:
+            assert share["MoEx"] == pytest.approx(share["forward pass"] + share["backward pass"])
+            assert 0 < share["forward pass"] < 0.6
+            assert 0 < share["backward pass"] < 0.6
+        shares[name] = np.median([share["MoEx"] for share in found])
+    assert shares["resnet8"] > 2 * shares["resnet56"]
+    table = benchmark.measure_share({"name": "resnet8", "batch_size": 2, "shape": (1, 8, 8), "classes": 3}, 1)
+    assert "| MoEx" in table
+
+
+def test_what_belongs_to_the_exchange_in_the_backward_pass(part):
+    """All nodes between the exchange and what goes in, and none of the network's."""
+    benchmark = part("share")
+    benchmark._nodes.clear()
+    features = torch.randn(4, 3, 5, 5, requires_grad=True)
+    before = features * 2
+    exchanged = benchmark.recorded(before, torch.tensor([1, 2, 3, 0]))
+    loss = F.relu(exchanged).sum()
+    inside, stack = set(), [exchanged.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node is not before.grad_fn and node not in inside:
+            inside.add(node)
+            stack.extend(below for below, _ in node.next_functions)
+    assert {node._sequence_nr() for node in inside} == benchmark._nodes
+    assert loss.grad_fn._sequence_nr() not in benchmark._nodes
+    assert before.grad_fn._sequence_nr() not in benchmark._nodes
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, torch itself counts")
-def test_peak_memory_counts_what_lives_at_once(benchmark):
+def test_peak_memory_counts_what_lives_at_once(part):
+    benchmark = part("measure")
+
     def run():
         first = torch.zeros(10_000_000)
         second = first + 1
@@ -77,7 +165,7 @@ def test_peak_memory_counts_what_lives_at_once(benchmark):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["speed"], "there is no part 'speed': choose from exchange, precision, data"), (["--rounds=0"], "1 or more")],
+    [(["speed"], "there is no part 'speed': choose from exchange, share, precision"), (["--rounds=0"], "1 or more")],
 )
 def test_mistakes(arguments, message):
     answer = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
