@@ -87,9 +87,16 @@ def test_jobs_side_by_side(tmp_path, here, slow):
     assert results == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
 
 
-def test_sigterm_starts_no_further_job_and_a_second_one_ends_all_at_once(tmp_path, slow):
+def test_sigterm_starts_no_further_job_and_a_second_signal_ends_all_at_once(tmp_path, slow):
     process = start(*QUICK, *JOBLIB, "seed=0,1,2,3", cwd=tmp_path)
     wait_for(lambda: len(list(tmp_path.rglob("last.pt"))) == 2, process)
+    process.terminate()
+    code, printed = end(process)
+    assert code == 128 + signal.SIGTERM, printed
+    assert states(tmp_path) == ["stopped", "stopped", "waiting", "waiting"]
+
+    process = start(*QUICK, *JOBLIB, "seed=0,1,2,3", cwd=tmp_path)
+    wait_for(lambda: states(tmp_path).count("running") == 2, process)
     family = psutil.Process(process.pid).children(recursive=True)
     for member in family:
         member.suspend()  # It cannot save.
@@ -148,12 +155,13 @@ def test_a_key_that_the_swept_choices_have_fits_them(tmp_path, here, overrides):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_one_after_the_other_stops_at_a_signal(tmp_path, slow):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_sweep_one_after_the_other_stops_at_a_signal(tmp_path, slow, number):
     process = start(*QUICK, "seed=0,1", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("last.pt")), process)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     code, printed = end(process)
-    assert code == 128 + signal.SIGUSR1, printed
+    assert code == 128 + number, printed
     assert printed.count("the same command continues: python") == 1
     assert states(tmp_path) == ["stopped", "waiting"]
 

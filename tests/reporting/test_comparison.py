@@ -46,6 +46,13 @@ def test_what_few_or_equal_differences_say(count, expected):
     np.testing.assert_equal(vars(found), vars(expected))
 
 
+def test_rounding_is_no_spread():
+    ours = {seed: 100 * (0.1 + 0.3 * seed) for seed in range(5)}
+    found = compare(ours, {seed: 100 * (0.3 * seed) for seed in ours})
+    assert found.p is None
+    assert found.interval == pytest.approx((10, 10))
+
+
 def test_four_pairs_are_too_few_to_resample():
     found = compare({seed: OURS[seed] for seed in range(4)}, THEIRS)
     assert found.bootstrap is None
