@@ -12,12 +12,12 @@ from moex.data.sounds.augmentation import Augmentation, Draws
 from moex.data.sounds.changes import (
     Planes,
     change_power,
-    change_spectra,
     change_waveforms,
     on_device,
     shift,
+    stretch,
 )
-from moex.data.sounds.spectrogram import BANDS, FRAMES, Spectrograms, decibels, power_of
+from moex.data.sounds.spectrogram import BANDS, FRAMES, Spectrograms, decibels, frames_of, power_of
 from moex.data.sounds.waveforms import FULL_SCALE
 from moex.data.source import Request, ResidentSource
 
@@ -136,13 +136,12 @@ class ResidentSounds(ResidentSource):
         return torch.cat(parts)[on_device(np.argsort(np.concatenate(order)), samples)]
 
     def _make_plain(self, samples: Tensor, draws: Draws) -> Tensor:
-        """The frames of bands are shifted, since they are smaller than those of the transform."""
-        spectra = self._spectrograms.transform(change_waveforms(self._waveforms[samples], draws.own))
-        return shift(self._spectrograms.mel_power(power_of(spectra)), draws.own)
+        frames = shift(change_waveforms(self._waveforms[samples], draws.own), draws.own)
+        return self._spectrograms.mel_power(power_of(self._spectrograms.transform(frames)))
 
     def _make_stretched(self, samples: Tensor, draws: Draws) -> Tensor:
-        spectra = self._spectrograms.transform(change_waveforms(self._waveforms[samples], draws.own))
-        return self._spectrograms.mel_power(change_power(power_of(spectra), draws.own))
+        frames = frames_of(change_waveforms(self._waveforms[samples], draws.own))
+        return self._spectrograms.mel_power(change_power(power_of(self._spectrograms.transform(frames)), draws.own))
 
     def _make_noisy(self, samples: Tensor, draws: Draws) -> Tensor:
         real, imaginary = self._hear(samples, draws)
@@ -150,15 +149,28 @@ class ResidentSounds(ResidentSource):
 
     def _hear(self, samples: Tensor, draws: Draws) -> Planes:
         """The transforms of samples with the noise behind them, `[n, FRAMES, BINS]`."""
-        waveforms, changes, shares = self._waveforms[samples], draws.own, 1 - draws.shares
+        size, parts, changes = len(samples), [self._waveforms[samples]], draws.own.scale(1 - draws.shares)
         if draws.shares.any():
-            waveforms = torch.cat([waveforms, self._noise[on_device(draws.clips, samples)]])
-            changes, shares = changes.join(draws.noise), np.concatenate([shares, draws.shares])
-        spectra = self._spectrograms.transform(change_waveforms(waveforms, changes))
-        heard = change_spectra(spectra, changes, shares=shares)
-        for plane in heard if draws.shares.any() else ():
-            plane[: len(samples)] += plane[len(samples) :]
-        return heard[0][: len(samples)], heard[1][: len(samples)]
+            parts.append(self._noise[on_device(draws.clips, samples)])
+            changes = changes.join(draws.noise.scale(draws.shares))
+        waveforms = change_waveforms(torch.cat(parts), changes)
+        # A transform is linear: what is not stretched is added up before it is transformed.
+        first, *others = shift(waveforms, changes).split(size)
+        for other in others:
+            first += other
+        spectra = self._spectrograms.transform(first)
+        heard = spectra.real.contiguous(), spectra.imag.contiguous()
+        rows = np.flatnonzero(changes.rates != 1)
+        if len(rows):
+            frames = frames_of(waveforms.index_select(0, on_device(rows, samples)))
+            stretched = stretch(self._spectrograms.transform(frames), changes.take(rows))
+            # The sounds of a sample one after the other, so that the sum is the same each time.
+            for part in range(len(parts)):
+                theirs = np.flatnonzero(rows // size == part)
+                index, places = on_device(theirs, samples), on_device(rows[theirs] % size, samples)
+                for plane, addend in zip(heard, stretched, strict=True):
+                    plane.index_add_(0, places, addend.index_select(0, index))
+        return heard
 
 
 def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float, device: torch.device) -> Tensor:
@@ -173,6 +185,6 @@ def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float
     spectrograms = Spectrograms(device)
     parts = []
     for part in torch.from_numpy(waveforms).split(IN_CACHE):
-        spectra = spectrograms.transform(part.to(device).float() / FULL_SCALE)
+        spectra = spectrograms.transform(frames_of(part.to(device).float() / FULL_SCALE))
         parts.append(decibels(spectrograms.mel_power(power_of(spectra))))
     return (torch.cat(parts) - mean) / std
