@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -11,8 +10,6 @@ from rich.console import Console
 from moex import launch
 from moex.config.evaluation import parse_evaluation, unknown_evaluation_key
 from moex.run.evaluation import evaluate
-
-CONFIGS = Path(__file__).parent / "configs"
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
@@ -25,4 +22,4 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(launch.run_command(main, sys.argv, configs=CONFIGS, unknown_key=unknown_evaluation_key))
+    sys.exit(launch.run_command(main, sys.argv, unknown_key=unknown_evaluation_key))

@@ -16,4 +16,4 @@ def train(composed: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(launch.run_command(train, sys.argv, configs=Path(__file__).parent / "configs"))
+    sys.exit(launch.run_command(train, sys.argv, manifests=Path(__file__).with_name("experiments")))

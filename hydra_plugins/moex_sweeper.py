@@ -1,5 +1,6 @@
 """Hydra's sweeper for train.py, here because Hydra takes plugins from a folder of this name alone."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,12 +11,12 @@ from pathlib import Path
 import psutil
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from rich.console import Console
 
-from moex.launch.command import LaunchError
 from moex.launch.devices import jobs_at_once
 from moex.launch.job import Job, command_line, make_job
 from moex.launch.sweep import combine, make_jobs, open_sweep, run_jobs, sweep_folder
@@ -30,10 +31,12 @@ class ResumingSweeper(Sweeper):
 
     Args:
         params: values of keys that the command line need not name.
+        jobs: a JSON file with lists of overrides, to each of which the combinations are added; None: one empty list.
     """
 
-    def __init__(self, params: Mapping[str, object] | None = None) -> None:
+    def __init__(self, params: Mapping[str, object] | None = None, jobs: str | None = None) -> None:
         self._params = [f"{key}={value}" for key, value in (params or {}).items()]
+        self._jobs = None if jobs is None else Path(jobs)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See `Sweeper`."""
@@ -43,16 +46,20 @@ class ResumingSweeper(Sweeper):
         """Runs the jobs that are left, and exits: with zero if none has failed, now or before."""
         loader, hydra = self._context.config_loader, self._config.hydra
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._params, *arguments])
-        combinations = combine(overrides)
-        folder = sweep_folder(overrides, combinations, hydra.sweep.dir)
+        combinations, name = combine(overrides), None
+        if self._jobs is not None:
+            listed, name = json.loads(self._jobs.read_text()), self._jobs.stem
+            combinations = [[*job, *combination] for job in listed for combination in combinations]
+        folder = sweep_folder(overrides, combinations, hydra.sweep.dir, name=name)
+        # With its place, since a launcher that gets a part of the jobs would count them anew.
+        placed = [
+            [*combination, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir={number}"]
+            for number, combination in enumerate(combinations)
+        ]
 
-        def place(number: int, overrides: Sequence[str]) -> list[str]:
-            # A launcher that gets a part of the jobs would count them anew.
-            return [*overrides, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir={number}"]
-
-        def make(number: int, overrides: list[str]) -> Job:
-            composed = loader.load_sweep_config(self._config, place(number, overrides))
-            return make_job(OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}]), composed.hydra)
+        def make(number: int) -> Job:
+            composed = loader.load_sweep_config(self._config, placed[number])
+            return make_job(composed, composed.hydra)
 
         jobs, records = make_jobs(combinations, folder, make=make)
         if not jobs:
@@ -60,21 +67,19 @@ class ResumingSweeper(Sweeper):
         options = [text for text in hydra.overrides.hydra if not text.startswith("hydra.mode=")]
         command = command_line(hydra, ["--multirun", *options, *hydra.overrides.task])
         at_once = jobs_at_once(hydra.launcher.get("n_jobs", 1), jobs=len(jobs))
+        is_here = hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib")
         with open_sweep(folder, records, command=command) as left:
-            if hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"):
+            if is_here or not left:
                 codes = run_jobs([jobs[number] for number in left], at_once=at_once)
             else:
-                codes = self._submit([place(number, jobs[number].overrides) for number in left], folder)
+                codes = self._submit([placed[number] for number in left], folder)
         # A pipe or a file has no width that lines would have to fit.
         print_results(read_jobs(folder), Console() if sys.stdout.isatty() else Console(width=1000))
         sys.exit(max([int(len(jobs) < len(records)), *codes]))
 
     def _submit(self, batch: Sequence[Sequence[str]], folder: Path) -> list[int]:
         """Submits jobs and waits for them; returns their exit codes. On a cluster they outlive this process."""
-        if not batch:
-            return []
-        with open_dict(self._config):
-            self._config.hydra.sweep.dir = str(folder)
+        self._config.hydra.sweep.dir = str(folder)
         launcher = Plugins.instance().instantiate_launcher(self._context, self._task_function, self._config)
         try:
             return [job.return_value for job in launcher.launch(batch, initial_job_idx=0)]
@@ -92,4 +97,4 @@ class ResumingSweeper(Sweeper):
         # A job was lost, may not be queued again, or there is no scheduler.
         except (RuntimeError, subprocess.SubprocessError) as error:
             reason = " ".join(str(error).splitlines()[:2])
-            raise LaunchError(f"{reason}; {count_states(read_jobs(folder))}") from error
+            raise HydraException(f"{reason}; {count_states(read_jobs(folder))}") from error

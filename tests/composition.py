@@ -6,10 +6,11 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from moex import launch  # noqa: F401  (stores the schema that the configurations begin with)
 from moex.config import Config, parse
+from moex.config.composition import store_schemas
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+store_schemas()
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 

@@ -11,12 +11,12 @@ import filelock
 import pytest
 import wandb
 from composition import CONFIGS
+from program import REPOSITORY, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from moex.launch.manifests import store_manifests
+from moex.reporting.manifests import store_manifests
 
-REPOSITORY = Path(__file__).parents[1]
 # Files that take minutes, since they start many processes.
 LONGEST = ("test_sweep.py", "test_devices.py", "test_train.py", "test_streamed_runs.py", "test_experiments.py")
 
@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items):
 def manifests() -> None:
     """What is composed in a test's own process finds studies and the paper's numbers, as in train.py."""
     store_manifests(REPOSITORY / "experiments", CONFIGS)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    """`train.py` with some arguments within the test's own process: its exit code, and what was printed."""
+    return lambda *arguments: run_here(*arguments, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
 
 
 def restore(name: str, title: str) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import psutil
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from moex.distributed.ranks import STOP_SIGNALS, StopRequest
@@ -19,8 +20,13 @@ from moex.run import __main__ as worker
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = ("epochs=2", "limit_train=200", "limit_test=100")
-# One thread: tests share the machine with others.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "WANDB_MODE": "offline"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # Tests share the machine with others.
+    "COLUMNS": "200",
+    "WANDB_MODE": "offline",
+    # The data sets beside this file are found, as modules of a user's would be.
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
+}
 
 
 def start(*arguments, cwd, **environment):
@@ -55,7 +61,12 @@ def train_here(job, _):
 
 
 def run_here(*arguments, cwd, monkeypatch, capfd, script="train.py"):
-    """The same without a process: the worker's part is a call, so that only what processes do is missing."""
+    """The same without a process: the worker's part is a call, so that only what processes do is missing.
+
+    On one thread, as in a process: then the bits are the same. What is printed as an error comes last.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(job, "train", train_here)
@@ -68,6 +79,7 @@ def run_here(*arguments, cwd, monkeypatch, capfd, script="train.py"):
     except SystemExit as ended:
         code = ended.code
     finally:
+        torch.set_num_threads(threads)
         GlobalHydra.instance().clear()
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -33,6 +33,7 @@ FLOORS = {
     "reporting": 7,
     "run": 8,
     "launch": 9,
+    "reproduction": 9,
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

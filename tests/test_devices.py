@@ -7,16 +7,17 @@ import time
 
 import pandas as pd
 import psutil
-from program import assert_gone, children_of, end, folders, run, start, wait_for_save
+from program import assert_gone, children_of, end, folders, run, start, wait_for, wait_for_save
 
-STEPS = ("epochs=400", "limit_train=64", "limit_test=50", "batch_size=16", "checkpoint.every_steps=4")
+# Four steps an epoch, more epochs than anybody waits for.
+STEPS = ("dataset.target=noise.Noise", "epochs=400", "batch_size=16", "checkpoint.every_steps=4")
 
 
 def ranks_of(worker):
     return children_of(worker, "spawn_main")
 
 
-def test_stopped_killed_and_resumed_on_other_devices(tmp_path):
+def test_stopped_killed_and_resumed_on_other_devices(tmp_path, here):
     process = start(*STEPS, "runtime.devices=2", cwd=tmp_path)
     wait_for_save(process, tmp_path, saves=2)
     everyone = psutil.Process(process.pid).children(recursive=True)
@@ -44,7 +45,7 @@ def test_stopped_killed_and_resumed_on_other_devices(tmp_path):
     (folder,) = folders(tmp_path)
     epoch = json.loads((folder / "heartbeat.json").read_text())["epoch"]
     # The recipe holds the epochs: the same run, on one device, told to end in time.
-    code, printed = run(*STEPS, "runtime.devices=1", "runtime.max_minutes=0.02", cwd=tmp_path)
+    code, printed = here(*STEPS, "runtime.devices=1", "runtime.max_minutes=0.02")
     assert code == 0, printed
     assert "on 1 device after 2: partners and BatchNorm's shares are others from here on" in printed
     assert "runtime.max_minutes=0.02 are over" in printed
@@ -60,7 +61,7 @@ def free_port():
 
 def test_two_nodes(tmp_path):
     """Two agents on this machine, of two ranks each, which meet at an address."""
-    common = ("epochs=2", "limit_train=200", "limit_test=100", "runtime.devices=2", "runtime.nodes=2")
+    common = ("dataset.target=noise.Noise", "epochs=2", "runtime.devices=2", "runtime.nodes=2")
     common = (*common, f"runtime.rendezvous=127.0.0.1:{free_port()}")
     nodes = [start(*common, f"runtime.node_rank={number}", cwd=tmp_path) for number in (1, 0)]
     (code, second), (other, first) = (end(node) for node in nodes)
@@ -94,10 +95,14 @@ def test_a_rank_that_dies_ends_all_nodes(tmp_path):
 
 
 def test_a_node_that_waits_alone_can_be_stopped(tmp_path):
-    alone = ("runtime.nodes=2", "runtime.node_rank=0", f"runtime.rendezvous=127.0.0.1:{free_port()}")
+    port = free_port()
+    alone = ("runtime.nodes=2", "runtime.node_rank=0", f"runtime.rendezvous=127.0.0.1:{port}")
     process = start(*STEPS, *alone, cwd=tmp_path)
     assert "meets the others" in process.stdout.readline()
-    time.sleep(8)
+    (worker,) = children_of(process, "moex.run")
+    wait_for(
+        lambda: any(one.status == "LISTEN" and one.laddr.port == port for one in worker.net_connections()), process
+    )
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=15)
     assert process.returncode == 128 + signal.SIGINT

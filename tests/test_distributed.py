@@ -9,8 +9,9 @@ import ranks
 import torch
 
 from moex import metrics
-from moex.config import RuntimeConfig, parse
-from moex.distributed.nodes import Layout, check_batch_size, layout
+from moex.config import Config, RuntimeConfig, parse
+from moex.config.checks import check_shares
+from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOP_SIGNALS, StopRequest
 from moex.engine import predict
 from moex.metrics import Scores
@@ -127,9 +128,11 @@ def test_the_error_of_the_rank_that_raised_is_told(trained):
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(batch_size, world_size, accumulation, message):
+    config = Config(batch_size=batch_size, runtime=RuntimeConfig(accumulation=accumulation))
     with pytest.raises(ValueError, match=f"batch_size is {batch_size}.*{message}$"):
-        check_batch_size(batch_size, world_size=world_size, accumulation=accumulation)
-    check_batch_size(world_size * accumulation, world_size=world_size, accumulation=accumulation)
+        check_shares(config, world_size=world_size)
+    config.batch_size = world_size * accumulation
+    check_shares(config, world_size=world_size)
 
 
 def test_signals_ask_a_run_to_stop():
@@ -174,7 +177,7 @@ SLURM = {
 def test_which_processes_train(monkeypatch, values, gpus, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    found = layout(RuntimeConfig(**values), visible_gpus=gpus)
+    found = RuntimeConfig(**values).layout(visible_gpus=gpus)
     assert found == expected
     assert found.world_size == expected.nodes * expected.devices
 
@@ -192,4 +195,4 @@ def test_processes_that_cannot_be(monkeypatch, values, gpus, environment, messag
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
-        layout(RuntimeConfig(**values), visible_gpus=gpus)
+        RuntimeConfig(**values).layout(visible_gpus=gpus)

@@ -14,12 +14,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
 
 from moex.config import Config, RuntimeConfig
 from moex.distributed.ranks import STOP_SIGNALS
-from moex.launch import LaunchError, devices, job, sweep
-from moex.launch.signals import passing_on
+from moex.launch import devices, job, sweep
+from moex.launch.signals import Stopped, passing_on
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -28,13 +28,14 @@ def make_job(*overrides):
     """The job of a command line, outside a sweep."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("train", overrides=["hydra.job.chdir=false", *overrides], return_hydra_config=True)
-    hydra = composed.hydra
-    return job.make_job(OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}]), hydra)
+    return job.make_job(composed, composed.hydra)
 
 
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
+        # Without an experiment, after what it trains.
+        (["epochs=3"], "digits-resnet8-moex"),
         (["+experiment=digits_moex"], "digits_moex"),
         (["+experiment=digits_moex", "model=resnet20"], "digits_moex model=resnet20"),
         (["+experiment=digits_moex", "+model.options.memory_saving=true"], "digits_moex"),
@@ -49,15 +50,6 @@ def make_job(*overrides):
 )  # fmt: skip
 def test_a_name_says_what_is_trained(overrides, name):
     assert make_job(*overrides).config.name == name
-
-
-def test_a_name_does_not_lie():
-    """It says what is changed in an experiment; without one, parse calls a run after what it trains."""
-    assert make_job("+experiment=digits_moex", "seed=1").config.name == "digits_moex"
-    changed = make_job("+experiment=digits_moex", "model=resnet20", "seed=1", "runtime.device=cpu")
-    assert changed.config.name == "digits_moex model=resnet20"
-    assert make_job("+experiment=digits_moex", "model=resnet20", "name=mine").config.name == "mine"
-    assert make_job("epochs=3").config.name == "digits-resnet8-moex"
 
 
 def test_a_job_is_started_alone_by_its_command():
@@ -81,7 +73,7 @@ def test_a_sweep_has_every_combination(overrides, jobs):
 
 def test_a_run_is_trained_once(tmp_path, capsys):
     seeds = [["seed=0"], ["seed=1"], ["seed=0", "logger=both"], ["epochs=0"]]
-    jobs, records = sweep.make_jobs(seeds, tmp_path, make=lambda _, overrides: make_job(*overrides))
+    jobs, records = sweep.make_jobs(seeds, tmp_path, make=lambda number: make_job(*seeds[number]))
     assert [record["state"] for record in records] == ["waiting", "waiting", "failed", "failed"]
     assert list(jobs) == [0, 1]
     told = capsys.readouterr().err.splitlines()
@@ -159,7 +151,7 @@ def test_devices_keep_the_names_that_were_given(monkeypatch, variable, count, na
 
 
 def test_no_jobs_at_once_are_refused():
-    with pytest.raises(LaunchError, match="n_jobs is 0: it must be 1 or more, or -1"):
+    with pytest.raises(HydraException, match="n_jobs is 0: it must be 1 or more, or -1"):
         devices.jobs_at_once(0, jobs=3)
 
 
@@ -184,15 +176,24 @@ def test_a_job_is_told_its_devices(monkeypatch, tmp_path, runtime, gpus, share):
 
 
 @pytest.fixture
-def worker(monkeypatch, tmp_path):
-    """Makes a job of a sweep whose worker is a script, and restores the handlers of signals."""
+def sweep_job(tmp_path):
+    """A job of a sweep, with the record that its worker would leave."""
+    record = tmp_path / "3" / "job.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"overrides": [], "folder": "", "state": "failed", "message": "no"}))
+    return job.Job([], "", Config(), record)
+
+
+@pytest.fixture
+def worker(monkeypatch, sweep_job):
+    """Lets a script be the worker of a job, which it returns, and restores the handlers of signals."""
     popen = subprocess.Popen
 
     def make(script):
         monkeypatch.setattr(
             job.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", script], **options)
         )
-        return job.Job([], "", Config(), tmp_path / "3" / "job.json")
+        return sweep_job
 
     former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield make
@@ -203,11 +204,7 @@ def worker(monkeypatch, tmp_path):
 def test_jobs_side_by_side_are_told_apart(worker, tmp_path, capfd):
     """The lines of each are in its own file, and what went wrong is on the terminal too."""
     script = "import os; os.write(1, b'epoch 1\\n'); os.write(2, b'Traceback\\nerror: no\\n'); exit(1)"
-    made = worker(script)
-    made.record.parent.mkdir()
-    content = {"overrides": [], "folder": "", "state": "failed", "message": "no"}
-    made.record.write_text(json.dumps(content))  # As the worker would.
-    assert sweep.run_jobs([made], at_once=2) == [1]
+    assert sweep.run_jobs([worker(script)], at_once=2) == [1]
     assert capfd.readouterr().err == "job 3: error: no\n"
     assert (tmp_path / "3" / "output.log").read_text() == "epoch 1\nTraceback\nerror: no\n"
 
@@ -232,13 +229,13 @@ while not got: time.sleep(0.01)
 @pytest.mark.parametrize(
     ("received", "then", "code"),
     [
-        (["SIGINT"], "exit(143)", 128 + signal.SIGINT),
-        (["SIGUSR1"], "exit(143)", 128 + signal.SIGUSR1),
+        (["SIGINT"], "exit(143)", 143),
+        (["SIGUSR1"], "exit(143)", 143),
         (["SIGTERM"], "exit(0)", 0),  # It was about to end.
         (["SIGTERM"], "exit(1)", 1),  # It failed, which is not to be tried again.
-        (["SIGINT", "SIGINT"], "time.sleep(60)", 128 + signal.SIGINT),
-        (["SIGUSR2", "SIGTERM", "SIGINT"], "time.sleep(60)", 128 + signal.SIGUSR2),
-        (["SIGUSR1", "SIGUSR2", "SIGTERM"], "time.sleep(1); exit(143)", 128 + signal.SIGUSR1),
+        (["SIGINT", "SIGINT"], "time.sleep(60)", 128 + signal.SIGKILL),
+        (["SIGUSR2", "SIGTERM", "SIGINT"], "time.sleep(60)", 128 + signal.SIGKILL),
+        (["SIGUSR1", "SIGUSR2", "SIGTERM"], "time.sleep(1); exit(143)", 143),
     ],
     ids=str,
 )
@@ -261,11 +258,20 @@ def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(worker, recei
     assert [signal.Signals(number).name for number in signals] == received
 
 
-def test_after_a_signal_no_job_begins(worker):
-    made = worker("raise SystemExit(3)")
-    with passing_on() as signals:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_after_a_signal_no_job_begins(sweep_job, monkeypatch, at_once):
+    def jobs():
+        yield sweep_job
         signal.raise_signal(signal.SIGTERM)
-        assert job.train(made, signals) == 128 + signal.SIGTERM
+        yield sweep_job
+        yield sweep_job
+
+    begun = []
+    monkeypatch.setattr(sweep, "train", lambda *_, **__: begun.append("job") or 0)
+    with pytest.raises(Stopped) as stopped:
+        sweep.run_jobs(jobs(), at_once=at_once)
+    assert stopped.value.args == (signal.SIGTERM,)
+    assert begun == ["job"]
 
 
 @pytest.mark.parametrize(

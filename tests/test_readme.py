@@ -9,7 +9,6 @@ import torch
 import torchvision
 from hydra import compose, initialize_config_dir
 
-from moex import launch  # noqa: F401  (stores the schema that the configurations begin with)
 from moex.config import parse
 
 REPOSITORY = Path(__file__).parents[1]

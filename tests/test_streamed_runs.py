@@ -1,36 +1,17 @@
 """Runs on images that are decoded by workers, as their users meet them: real processes, killed and continued."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from program import end, folders, run, run_here, start, wait_for
+from program import end, folders, run, start, wait_for
 
 PICTURES = (
     "dataset.target=pictures.Pictures", "batch_size=16", "evaluation_batch_size=2", "checkpoint.every_steps=2",
     "+dataset.broken=2", "+dataset.on_error=skip", "+dataset.max_unreadable=0.1", "+dataset.trap=trap",
 )  # fmt: skip
 TIMES = ["seconds", "images_per_second", "waiting_share"]
-
-
-@pytest.fixture(autouse=True)
-def path(monkeypatch):
-    """`pictures` is found, as a module of the user's would be."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, capfd):
-    """The command within this process, on one thread as in its own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield lambda *arguments: run_here(*arguments, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
-    torch.set_num_threads(threads)
 
 
 def test_a_worker_is_killed_and_the_run_goes_on_to_the_same_bits(tmp_path, here):

@@ -2,19 +2,26 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
+import noise
 import psutil
 import pytest
-from program import assert_gone, end, run_here, start, wait_for
+from program import assert_gone, end, start, wait_for
 
 from moex.reporting import sweeps
 
-# A step an epoch: long enough to be caught, short enough to be waited for.
-QUICK = ("--multirun", "epochs=150", "limit_train=64", "limit_test=64", "checkpoint.every_minutes=null")
-LONG = (QUICK[0], "epochs=5000", *QUICK[2:])
+QUICK = ("--multirun", "dataset.target=noise.Noise", "epochs=20")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A file: as long as it is there, runs are slow enough to be caught."""
+    (tmp_path / noise.SLOW).touch()
+    return tmp_path / noise.SLOW
 
 
 def sweep_of(root):
@@ -30,7 +37,7 @@ def sessions(folder):
     return len(json.loads((folder / "result.json").read_text())["sessions"])
 
 
-def test_jobs_side_by_side(tmp_path):
+def test_jobs_side_by_side(tmp_path, here, slow):
     """A failed job lets the others run; signals and kills leave no process behind; then only the rest is run."""
     command = (*QUICK, *JOBLIB, "augmentation.moex.layer=stem,stage1,nowhere")
 
@@ -50,7 +57,7 @@ def test_jobs_side_by_side(tmp_path):
 
     process = start(*command, cwd=tmp_path)
     wait_for(lambda: states(tmp_path)[:2] == ["running", "running"], process)
-    code, printed = end(start(*command, cwd=tmp_path))
+    code, printed = here(*command)
     assert code == 1
     assert "another command runs this sweep" in printed
     family = psutil.Process(process.pid).children(recursive=True)
@@ -59,6 +66,7 @@ def test_jobs_side_by_side(tmp_path):
     assert_gone(family)
     assert states(tmp_path) == ["lost", "lost", "waiting"]
 
+    slow.unlink()
     code, printed = end(start(*command, cwd=tmp_path))
     assert code == 1
     assert states(tmp_path) == ["finished", "finished", "failed"]
@@ -69,26 +77,19 @@ def test_jobs_side_by_side(tmp_path):
     assert all(sessions(path.parent) >= 2 for path in results)
     assert "continuing" in (sweep_of(tmp_path) / "0" / "output.log").read_text()
     for path in results:
-        assert json.loads(path.read_text())["command"].startswith("python train.py epochs=150 limit_train=64")
+        assert json.loads(path.read_text())["command"].startswith("python train.py dataset.target=noise.Noise ")
 
     # Another launcher finds the same sweep, and the one job that is left.
-    code, printed = end(start(*QUICK, "augmentation.moex.layer=stem,stage1,nowhere", cwd=tmp_path))
+    code, printed = here(*QUICK, "augmentation.moex.layer=stem,stage1,nowhere")
     assert code == 1
     assert "3 jobs: 2 finished, 1 waiting" in printed
     assert printed.count("no layer 'nowhere'") == 1
     assert results == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
 
 
-def test_sigterm_starts_no_further_job_and_a_second_signal_ends_all_at_once(tmp_path):
-    process = start(*LONG, *JOBLIB, "seed=0,1,2,3", cwd=tmp_path)
+def test_sigterm_starts_no_further_job_and_a_second_one_ends_all_at_once(tmp_path, slow):
+    process = start(*QUICK, *JOBLIB, "seed=0,1,2,3", cwd=tmp_path)
     wait_for(lambda: len(list(tmp_path.rglob("last.pt"))) == 2, process)
-    process.terminate()
-    code, printed = end(process)
-    assert code == 128 + signal.SIGTERM, printed
-    assert states(tmp_path) == ["stopped", "stopped", "waiting", "waiting"]
-
-    process = start(*LONG, *JOBLIB, "seed=0,1,2,3", cwd=tmp_path)
-    wait_for(lambda: states(tmp_path).count("running") == 2, process)
     family = psutil.Process(process.pid).children(recursive=True)
     for member in family:
         member.suspend()  # It cannot save.
@@ -101,29 +102,58 @@ def test_sigterm_starts_no_further_job_and_a_second_signal_ends_all_at_once(tmp_
     assert states(tmp_path) == ["lost", "lost", "waiting", "waiting"]
 
 
-def test_an_impossible_job_fails_before_the_others_begin_and_a_failed_one_lets_them_run(tmp_path):
-    command = ("--multirun", "augmentation.moex.layer=nowhere,stem", "epochs=0,1", *QUICK[2:])
-    code, printed = end(start(*command, cwd=tmp_path))
+def test_an_impossible_job_fails_before_the_others_begin_and_a_failed_one_lets_them_run(tmp_path, here):
+    code, printed = here("--multirun", "augmentation.moex.layer=nowhere,stem", "epochs=0,1", QUICK[1])
     assert code == 1
-    assert printed.startswith("error: job 0: epochs is 0: it must be 1 or more\nerror: job 2: epochs is 0")
-    assert printed.count("no layer 'nowhere'") == 1
+    assert "4 jobs: 2 failed, 2 waiting" in printed
+    *_, first, second = printed.splitlines()
+    assert first == "error: jobs 0, 2: epochs is 0: it must be 1 or more"
+    assert second.startswith("error: no layer 'nowhere' in ResNet")
     assert states(tmp_path) == ["failed", "failed", "failed", "finished"]
 
 
-def test_where_all_jobs_are_impossible_nothing_is_created(tmp_path, monkeypatch, capfd):
-    code, printed = run_here("-m", "epochs=0", "seed=0,1", cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["seed=0,1", "epochs=0"], "epochs is 0: it must be 1 or more"),
+        # No choice of these has such a key.
+        (
+            ["schedule=step,plateau", "schedule.facto=0.5"],
+            "unknown key 'schedule.facto': the choices of schedule have schedule.",
+        ),
+        (["dataset=cifar10,digits", "dataset.formt=folder"], "unknown key 'dataset.formt': the nearest are dataset."),
+        (["dataset=cifar10,digits", "dataset.format=folder"], "dataset.format belongs to another choice of dataset"),
+    ],
+)
+def test_where_all_jobs_are_impossible_nothing_is_created(tmp_path, here, overrides, reason):
+    code, printed = here("-m", *overrides)
     assert code == 1
-    assert printed.splitlines() == [f"error: job {number}: epochs is 0: it must be 1 or more" for number in (0, 1)]
+    assert reason in printed
+    assert len(printed.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_sweep_one_after_the_other_stops_at_a_signal(tmp_path, number):
-    process = start(*LONG, "seed=0,1", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+experiment=imagenet_resnet50_baseline,imagenet_resnet50_moex", "dataset.format=folder"],
+        ["schedule=step,plateau", "schedule.factor=0.5"],
+    ],
+)
+def test_a_key_that_the_swept_choices_have_fits_them(tmp_path, here, overrides):
+    """Though the choices without the sweep lack it; so the number of jobs at once is all that is wrong."""
+    code, printed = here("-m", *overrides, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
+    assert code == 1
+    assert printed.startswith("error: hydra.launcher.n_jobs is 0: it must be 1 or more")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_one_after_the_other_stops_at_a_signal(tmp_path, slow):
+    process = start(*QUICK, "seed=0,1", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("last.pt")), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGUSR1)
     code, printed = end(process)
-    assert code == 128 + number, printed
+    assert code == 128 + signal.SIGUSR1, printed
     assert printed.count("the same command continues: python") == 1
     assert states(tmp_path) == ["stopped", "waiting"]
 
@@ -131,7 +161,7 @@ def test_a_sweep_one_after_the_other_stops_at_a_signal(tmp_path, number):
 def worker_of(root):
     """The process that trains the first job, once that has saved; its parent is submitit's task."""
     record = next(root.glob("outputs/multirun/*/0/job.json"), None)
-    saved = next(root.rglob("seed0/checkpoints/last.pt"), None)
+    saved = next(root.glob("outputs/*/seed0/checkpoints/last.pt"), None)
     if record is None or saved is None or saved.stat().st_mtime <= record.stat().st_mtime:
         return None
     content = json.loads(record.read_text())
@@ -139,15 +169,14 @@ def worker_of(root):
     return psutil.Process(content["pid"]) if running else None
 
 
-def test_submitit_runs_jobs_on_this_machine(tmp_path):
+def test_submitit_runs_jobs_on_this_machine(tmp_path, slow):
     """A killed job is lost, the command stops what it runs, and a job that was told to stop is queued again."""
     command = (*QUICK, "hydra/launcher=submitit_local", "seed=0")
-    process = start(*command, cwd=tmp_path)
-    wait_for(lambda: worker_of(tmp_path), process).parent().kill()
-    code, printed = end(process)
-    assert code == 1
-    assert "has not produced any output" in printed
-    assert printed.endswith("; 1 job: 1 lost\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(slow, elsewhere)
+    lost = start(*command, cwd=elsewhere)
+    wait_for(lambda: worker_of(elsewhere), lost).parent().kill()  # For 15 s submitit believes that it goes on.
 
     process = start(*command, cwd=tmp_path)
     wait_for(lambda: worker_of(tmp_path), process)
@@ -163,11 +192,17 @@ def test_submitit_runs_jobs_on_this_machine(tmp_path):
     task = wait_for(lambda: worker_of(tmp_path), process).parent()
     for number in (signal.SIGUSR1, signal.SIGTERM):  # SLURM repeats itself.
         task.send_signal(number)
+    slow.unlink()
     code, printed = end(process)
     assert code == 0, printed
     assert states(tmp_path) == ["finished"]
-    (run,) = tmp_path.rglob("seed0")
-    assert sessions(run) == 4
+    (run,) = tmp_path.glob("outputs/*/seed0")
+    assert sessions(run) == 3
+
+    code, printed = end(lost)
+    assert code == 1
+    assert "has not produced any output" in printed
+    assert printed.endswith("; 1 job: 1 lost\n")
 
 
 SLURM = {
@@ -179,7 +214,7 @@ SLURM = {
 }
 
 
-def test_slurm_keeps_its_jobs_when_the_command_is_stopped_and_requeues_them(tmp_path):
+def test_slurm_keeps_its_jobs_when_the_command_is_stopped_and_requeues_them(tmp_path, here, slow):
     sham = tmp_path / "sham"
     sham.mkdir()
     for name, script in SLURM.items():
@@ -206,9 +241,10 @@ def test_slurm_keeps_its_jobs_when_the_command_is_stopped_and_requeues_them(tmp_
     assert code == 128 + signal.SIGINT
     assert "what was submitted goes on" in printed
     worker.suspend()  # Until a second command has seen it.
-    code, printed = end(start(*command, cwd=tmp_path, **environment))
+    code, printed = here(*command)
     assert code == 0
     assert printed.startswith("1 job: 1 running; python scripts/sweep.py status outputs/multirun/")
+    slow.unlink()
     worker.resume()
     worker.parent().send_signal(signal.SIGUSR2)
     while states(tmp_path) != ["finished"]:
@@ -230,10 +266,9 @@ def test_slurm_keeps_its_jobs_when_the_command_is_stopped_and_requeues_them(tmp_
     assert sessions(run.parent) == 3
 
 
-def test_without_slurm_a_line_says_so(tmp_path, monkeypatch, capfd):
+def test_without_slurm_a_line_says_so(tmp_path, monkeypatch, here):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    command = (*QUICK, "seed=0", "hydra/launcher=slurm")
-    code, printed = run_here(*command, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+    code, printed = here(*QUICK, "seed=0", "hydra/launcher=slurm")
     assert code == 1
     assert 'error: Could not detect "srun"' in printed
     assert states(tmp_path) == ["waiting"]

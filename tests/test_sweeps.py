@@ -103,7 +103,7 @@ def test_a_result_counts_more_than_what_the_job_wrote(root, state):
 def test_jobs_are_in_the_order_of_their_numbers(root):
     for number in (10, 9):
         write(root / "multirun" / "seed-0-1-2" / str(number) / "job.json", record([f"seed={number}"], ""))
-    assert [job.label for job in sweeps.read_jobs(root / "multirun" / "seed-0-1-2")] == ["0", "1", "2", "9", "10"]
+    assert [job.number for job in sweeps.read_jobs(root / "multirun" / "seed-0-1-2")] == [0, 1, 2, 9, 10]
 
 
 @pytest.fixture

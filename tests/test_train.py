@@ -10,7 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from program import QUICK, end, folders, run, run_here, start, wait_for_save
+from program import QUICK, end, folders, run, start, wait_for_save
 
 
 def predictions(folder):
@@ -64,10 +64,10 @@ def test_what_a_run_leaves(finished, read_tensorboard, read_wandb):
     assert read_wandb(folder, "epoch/test_error") == table["test_error"].tolist()
 
 
-def test_the_same_command_trains_a_finished_run_no_further(finished):
+def test_the_same_command_trains_a_finished_run_no_further(finished, here):
     root, _ = finished
     before = content(root)
-    code, printed = run(*QUICK, "name=first", "seed=2", cwd=root)
+    code, printed = here(*QUICK, "name=first", "seed=2", f"output_root={root / 'outputs'}")
     assert code == 0
     assert "nothing is left to train" in printed
     assert content(root) == before
@@ -80,9 +80,9 @@ STEPS = (
 )  # fmt: skip
 
 
-def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path, read_tensorboard):
+def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path, here, read_tensorboard):
     """Killed three times, stopped twice, and once with a damaged checkpoint."""
-    code, printed = run(*STEPS, "output_root=unbroken", cwd=tmp_path)
+    code, printed = here(*STEPS, "output_root=unbroken")
     assert code == 0, printed
     root = tmp_path / "broken"
     command = (*STEPS, "output_root=broken", "logger=tensorboard", "logger.every_steps=5")
@@ -111,7 +111,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path, read_tensorbo
 
     (last,) = root.rglob("last.pt")
     last.write_bytes(last.read_bytes()[:1000])
-    code, printed = run(*command, cwd=tmp_path)
+    code, printed = here(*command)
     assert code == 0, printed
     assert "last.pt is damaged" in printed
     assert "continuing" in printed
@@ -196,11 +196,6 @@ MISTAKES = {
 }
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch, capfd):
-    return lambda *arguments: run_here(*arguments, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
-
-
 @pytest.mark.parametrize(("overrides", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_gets_a_short_answer_and_creates_nothing(tmp_path, here, overrides, message):
     code, printed = here(*overrides)
@@ -244,10 +239,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_loses_nothing(tmp_path, small_disk, finished):
+def test_a_full_disk_loses_nothing(small_disk, finished, here):
     disk, enlarge = small_disk
     command = (*QUICK, "seed=2")
-    code, printed = run(*command, f"output_root={disk}", cwd=tmp_path)
+    code, printed = here(*command, f"output_root={disk}")
     assert code == 1, printed
     *_, error, advice = printed.splitlines()
     last = next(disk.rglob("last.pt"))
@@ -257,7 +252,7 @@ def test_a_full_disk_loses_nothing(tmp_path, small_disk, finished):
     assert not list(disk.rglob("*.tmp"))
 
     assert enlarge()
-    code, printed = run(*command, f"output_root={disk}", cwd=tmp_path)
+    code, printed = here(*command, f"output_root={disk}")
     assert code == 0, printed
     assert "after epoch 1, step 0" in printed
     for name in ("logits", "best_logits"):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "defaults",
     "identify_weights",
     "known_keys",
+    "name_run",
     "parse",
     "parse_test_sets",
     "recipe",
@@ -102,6 +103,13 @@ def known_keys() -> list[str]:
 def defaults() -> dict[str, Any]:
     """Every key with its default, but for those of a part whose keys depend on a choice: their files say them."""
     return {key: value for key, value in dataclasses.asdict(Config()).items() if key not in (*_CHOSEN, "test_sets")}
+
+
+def name_run(name: str, overrides: Sequence[str]) -> str:
+    """The composed name, followed by the overrides that make the training another; as it is where one sets it."""
+    keys = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in overrides]
+    acting = [text for text, key in zip(overrides, keys, strict=True) if acts_on_training(key)]
+    return name if not name or "name" in keys else " ".join([name, *acting])
 
 
 def acts_on_training(key: str) -> bool:
@@ -211,7 +219,7 @@ def _explain(error: OmegaConfBaseException, schema: Config) -> str:
 
 def unknown_key(key: str, schema: Config | None = None) -> str:
     """The message for a key that a schema lacks, by default that of any run, with the nearest ones that it has."""
-    if schema is None and key in known_keys():
+    if key in known_keys():
         group, _, _ = key.partition(".")
         return f"{key} belongs to another choice of {group}: choose it with {group}=NAME"
     known = known_keys() if schema is None else sorted({*known_keys(), *flatten(dataclasses.asdict(schema))})

@@ -19,3 +19,21 @@ def check(config: Config) -> None:
     config.schedule.check_run("schedule", lr=config.optimizer.lr, epochs=config.epochs)
     enough = config.batch_size > 1 or not config.augmentation.mixes_samples()
     require(enough, "batch_size", config.batch_size, "2 or more when samples are mixed with each other")
+
+
+def check_shares(config: Config, *, world_size: int) -> None:
+    """Refuses a batch that so many devices, and their turns, cannot share evenly.
+
+    Raises:
+        ValueError: with the nearest sizes that work.
+    """
+    turns = config.runtime.turns(world_size)
+    parts = world_size * turns
+    below = config.batch_size - config.batch_size % parts
+    if below != config.batch_size:
+        taken = f" × {turns} turns (runtime.accumulation)" if turns > 1 else ""
+        raise ValueError(
+            f"batch_size is {config.batch_size}, the batch of all devices together: on {world_size} "
+            f"device{'s' if world_size > 1 else ''}{taken} it must be a multiple of {parts}, "
+            f"such as {f'{below} or ' if below else ''}{below + parts}"
+        )

@@ -27,6 +27,10 @@ def part(values: Mapping[str, Any], registry: Mapping[str, type[Settings]], *, k
     require(isinstance(values, Mapping), key, values, f"the keys of one of {', '.join(registry)}")
     name = values.get("name", default)
     require(name in registry, f"{key}.name", name, f"one of {', '.join(registry)}")
+    known = sorted({f"{key}.{item.name}" for schema in registry.values() for item in dataclasses.fields(schema)})  # type: ignore[arg-type]
+    for leaf in values:
+        if f"{key}.{leaf}" not in known:
+            raise ValueError(f"unknown key {f'{key}.{leaf}'!r}: the choices of {key} have {', '.join(known)}")
     return typed(values, registry[name], key=key, title=f"{key}={name}")
 
 

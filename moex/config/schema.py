@@ -1,5 +1,6 @@
 """Which keys a configuration has, and of which types. What they default to is what their YAML files say as well."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from moex import augmentation, data
 from moex.augmentation import AugmentationConfig
 from moex.checkpoint import CheckpointConfig
 from moex.data import DataSet
-from moex.distributed.nodes import DevicesConfig
+from moex.distributed.nodes import Layout, slurm_layout, slurm_tasks
 from moex.loggers import LoggerConfig
 from moex.models.published import LIBRARIES, is_published
 from moex.optim import SGD, Optimizer, Schedule, Step
@@ -76,13 +77,18 @@ class MomentsConfig:
 
 
 @dataclass
-class RuntimeConfig(DevicesConfig):
-    """How machines are used; together they train a batch.
+class RuntimeConfig:
+    """How machines are used: `devices` processes, one a device, on each of `nodes`; together they train a batch.
 
     `accumulation` is the number of turns in which each device takes its share of the batch; in its place, `parts` is
     that of the shares, on however many devices. `channels_last` null: where it helps.
     """
 
+    device: str = "auto"
+    devices: int | None = None
+    nodes: int | None = None
+    node_rank: int | None = None
+    rendezvous: str | None = None
     accumulation: int = 1
     parts: int | None = None
     sync_batchnorm: bool = False
@@ -102,6 +108,35 @@ class RuntimeConfig(DevicesConfig):
         """
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
+    @property
+    def node_count(self) -> int:
+        """How many machines train the run: as configured, or as many as srun started tasks of this command."""
+        return self.nodes or slurm_tasks()
+
+    def layout(self, *, visible_gpus: int) -> Layout:
+        """The processes that train the run; what is left open is taken from SLURM's step, if it runs in one.
+
+        Args:
+            visible_gpus: how many GPUs this machine lends; 0 trains on the CPU.
+
+        Raises:
+            ValueError: there are not so many GPUs, a key is missing for several nodes, or srun starts several tasks
+                a node.
+        """
+        devices = self.devices or max(1, visible_gpus)
+        if visible_gpus and devices > visible_gpus:
+            raise ValueError(f"runtime.devices is {devices}: this machine has {visible_gpus} visible GPUs")
+        if self.node_count == 1:
+            return Layout(devices)
+        if self.nodes is None:
+            return slurm_layout(devices)
+        if self.node_rank is None or self.rendezvous is None:
+            raise ValueError(
+                f"runtime.nodes is {self.nodes}: each node needs its own runtime.node_rank, from 0, and the same "
+                "runtime.rendezvous=HOST:PORT, where node 0 listens"
+            )
+        return Layout(devices, self.nodes, self.node_rank, self.rendezvous)
+
     def turns(self, world_size: int) -> int:
         """In how many turns each of so many devices takes its share of a batch.
 
@@ -117,7 +152,17 @@ class RuntimeConfig(DevicesConfig):
 
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
-        super().check(key)
+        choices = ("auto", "cpu", "cuda")
+        require(self.device in choices, f"{key}.device", self.device, f"one of {', '.join(choices)}")
+        for name, count in (("devices", self.devices), ("nodes", self.nodes)):
+            require(count is None or count >= 1, f"{key}.{name}", count, "1 or more")
+        last = (self.nodes or 1) - 1
+        is_node = self.node_rank is None or 0 <= self.node_rank <= last
+        allowed = f"from 0 to {last}, since {key}.nodes is {self.nodes}"
+        require(is_node, f"{key}.node_rank", self.node_rank, allowed)
+        address = re.fullmatch(r".+:(\d{1,5})", self.rendezvous or "HOST:1")
+        is_address = address is not None and 0 < int(address[1]) < 2**16
+        require(is_address, f"{key}.rendezvous", self.rendezvous, "HOST:PORT, where node 0 listens")
         require(self.precision in PRECISIONS, f"{key}.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
         require(self.accumulation >= 1, f"{key}.accumulation", self.accumulation, "1 or more")
         require(self.parts is None or self.parts >= 1, f"{key}.parts", self.parts, "1 or more, or null")

@@ -76,8 +76,21 @@ def run_ranks(function: Callable[..., int], *arguments: Any, layout: Layout, sto
     # In a thread of its own torch elastic leaves the signals to us. Until a rank listens, they wait for it.
     launcher = ThreadPoolExecutor(1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, STOP_SIGNALS))
     folder = tempfile.mkdtemp(prefix="moex-")
+    alone = layout.nodes == 1
+    config = LaunchConfig(
+        min_nodes=layout.nodes,
+        max_nodes=layout.nodes,
+        nproc_per_node=layout.devices,
+        run_id="moex",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="127.0.0.1:0" if alone else layout.rendezvous,
+        rdzv_configs={"timeout": RENDEZVOUS_PATIENCE, "rank": layout.node_rank},
+        local_addr="127.0.0.1" if alone else None,
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
+    )
     try:
-        ended = launcher.submit(elastic_launch(_configure(layout, folder), _run_rank), layout, function, arguments)
+        ended = launcher.submit(elastic_launch(config, _run_rank), layout, function, arguments)
         ranks: list[Any] = []
         while not ended.done() and not (ranks and stop.is_set()):
             time.sleep(0.1)
@@ -101,28 +114,10 @@ def run_ranks(function: Callable[..., int], *arguments: Any, layout: Layout, sto
         shutil.rmtree(folder)
 
 
-def _configure(layout: Layout, folder: str) -> LaunchConfig:
-    alone = layout.nodes == 1
-    return LaunchConfig(
-        min_nodes=layout.nodes,
-        max_nodes=layout.nodes,
-        nproc_per_node=layout.devices,
-        run_id="moex",
-        rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="127.0.0.1:0" if alone else layout.rendezvous,
-        rdzv_configs={"timeout": RENDEZVOUS_PATIENCE} | ({} if alone else {"rank": layout.node_rank}),
-        local_addr="127.0.0.1" if alone else None,
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=folder),
-    )
-
-
 def _run_rank(layout: Layout, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
     stop = StopRequest()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    threading.Thread(target=_exit_with_the_launcher, daemon=True).start()
-    if layout.nodes > 1:
-        threading.Thread(target=_exit_with_the_nodes, args=(layout,), daemon=True).start()
+    threading.Thread(target=_exit_with_the_others, args=(layout,), daemon=True).start()
     try:
         code = function(*arguments, stop)
     except Exception as error:
@@ -135,19 +130,14 @@ def _run_rank(layout: Layout, function: Callable[..., int], arguments: tuple[Any
     return code
 
 
-def _exit_with_the_launcher() -> None:
+def _exit_with_the_others(layout: Layout) -> None:
+    """Ends this rank with its launcher, and with a rank of another node: NCCL notices that only after minutes."""
     launcher = multiprocessing.parent_process()
     assert launcher is not None
-    launcher.join()
-    os._exit(1)
-
-
-def _exit_with_the_nodes(layout: Layout) -> None:
-    """NCCL notices only after minutes that a rank of another node is gone."""
-    store = _nodes_store(layout)
     with suppress(dist.DistError):
-        while not store.check([_FAILURE]):
-            time.sleep(GRACE)
+        store = _nodes_store(layout) if layout.nodes > 1 else None
+        while launcher.is_alive() and (store is None or not store.check([_FAILURE])):
+            launcher.join(GRACE)
     get_error_handler().record_exception(RankError("another node failed"))
     os._exit(1)
 
@@ -163,7 +153,7 @@ def _first_failure(error: ChildFailedError, layout: Layout) -> str:
     rank, failure = error.get_first_failure()
     said = failure.error_file_data["message"]
     if failure.exitcode < 0:
-        text = f"rank {rank} was ended by {signal.Signals(-failure.exitcode).name}; the same command continues"
+        text = f"rank {rank} was ended by {failure.signal_name()}; the same command continues"
     elif not isinstance(said, dict):
         text = f"rank {rank} ended with exit code {failure.exitcode}"
     elif said["message"].startswith(f"{RankError.__name__}: "):

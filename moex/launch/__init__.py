@@ -4,7 +4,7 @@ A worker of its own, because jobs of a sweep would otherwise share torch's globa
 the command or a task of submitit's, passes signals on to it, and the worker ends with it.
 """
 
-from moex.launch.command import LaunchError, run_command
+from moex.launch.command import run_command
 from moex.launch.job import run_job
 
-__all__ = ["LaunchError", "run_command", "run_job"]
+__all__ = ["run_command", "run_job"]

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import filelock
 import joblib
+from hydra.errors import HydraException
 
 from moex.config import RuntimeConfig
-from moex.launch.command import LaunchError
 
 
 def jobs_at_once(asked: int, *, jobs: int) -> int:
     """How many jobs run at once: as many as asked; from -1 downwards, as joblib counts, one for each GPU, or core.
 
     Raises:
-        LaunchError: none are asked for.
+        HydraException: none are asked for.
     """
     if asked == 0:
-        raise LaunchError("hydra.launcher.n_jobs is 0: it must be 1 or more, or -1 for one job a GPU or core")
+        raise HydraException("hydra.launcher.n_jobs is 0: it must be 1 or more, or -1 for one job a GPU or core")
     units = len(visible_devices()) or joblib.cpu_count()
     return asked if asked > 0 else min(jobs, max(1, units + 1 + asked))
 

@@ -15,9 +15,9 @@ from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from moex.config import Config, acts_on_training, identify_weights, parse
+from moex.config import Config, identify_weights, name_run, parse
 from moex.launch.signals import Stopped, passing_on
 from moex.reporting.sweeps import RECORD
 
@@ -46,19 +46,12 @@ def make_job(composed: DictConfig, hydra: Any) -> Job:
     overrides = list(hydra.overrides.task)
     if hydra.job.chdir:
         raise ValueError("hydra.job.chdir: every path is seen from where the command runs, so leave it out")
-    config = parse(composed)
+    config = parse(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
     # So that the worker needs no file to find the run's folder.
     identify_weights(config)
     config.name = name_run(composed.name, overrides) or config.name
     record = Path(hydra.sweep.dir, hydra.sweep.subdir, RECORD) if hydra.mode == RunMode.MULTIRUN else None
     return Job(overrides, command_line(hydra, overrides), config, record)
-
-
-def name_run(name: str, overrides: Sequence[str]) -> str:
-    """The composed name, followed by the overrides that make the training another; as it is where one sets it."""
-    keys = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in overrides]
-    acting = [text for text, key in zip(overrides, keys, strict=True) if acts_on_training(key)]
-    return name if not name or "name" in keys else " ".join([name, *acting])
 
 
 def command_line(hydra: Any, arguments: Sequence[str]) -> str:
@@ -86,6 +79,7 @@ def run_job(composed: DictConfig) -> int:
         if code and signals:
             raise Stopped(signals[0])
         sys.exit(code)
+    # It may also have failed meanwhile, which is not to be tried again.
     if code > 128 and signals and signal.SIGINT not in signals:
         # Submitit's own handler, which is back in its place, queues the job again and exits.
         signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
@@ -93,7 +87,7 @@ def run_job(composed: DictConfig) -> int:
 
 
 def train(job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, **environment: str) -> int:
-    """Trains a job in a worker, unless a signal has come.
+    """Trains a job in a worker.
 
     Args:
         job: what to train.
@@ -102,10 +96,8 @@ def train(job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, 
         environment: what is added to the worker's.
 
     Returns:
-        Its exit code: 128 and its number for a signal.
+        Its exit code: 128 and its number for the signal that ended it.
     """
-    if signals:
-        return 128 + signals[0]
     record = None if job.record is None else str(job.record)
     request = {"command": job.command, "config": dataclasses.asdict(job.config), "record": record}
     with subprocess.Popen(
@@ -113,22 +105,18 @@ def train(job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, 
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
+        text=True,
         # Its own session: Ctrl-C on the terminal reaches this process alone, which decides what it means.
         start_new_session=True,
         env=os.environ | environment,
     ) as worker:
         if signals:
             worker.terminate()  # It was too young to be told.
-        assert worker.stdin is not None
         # Left open: its end tells the worker that this process is gone. A worker that was stopped does not read.
         with suppress(BrokenPipeError):
-            worker.stdin.write(json.dumps(request).encode() + b"\n")
-            worker.stdin.flush()
+            print(json.dumps(request), file=worker.stdin, flush=True)
         code = worker.wait()
-    if code < 0:
-        if not signals:
-            ended = f"the worker was ended by {signal.Signals(-code).name}; the same command continues"
-            print(f"{job.title}error: {ended}", file=sys.stderr, flush=True)
-        code = 128 - code
-    # It may also have failed meanwhile, which is not to be tried again.
-    return 128 + signals[0] if signals and code > 128 else code
+    if code < 0 and not signals:
+        ended = f"the worker was ended by {signal.Signals(-code).name}; the same command continues"
+        print(f"{job.title}error: {ended}", file=sys.stderr, flush=True)
+    return code if code >= 0 else 128 - code

@@ -8,9 +8,6 @@ import psutil
 
 from moex.distributed.ranks import STOP_SIGNALS
 
-# Those of a user; the others are a scheduler's warnings.
-ENDING = (signal.SIGINT, signal.SIGTERM)
-
 
 class Stopped(KeyboardInterrupt):
     """A signal asked this process to end; the only argument is its number."""
@@ -31,7 +28,8 @@ def passing_on(*, may_kill: bool = True) -> Iterator[list[int]]:
     """Passes signals on to this process's workers, as SIGTERM, where they would raise here.
 
     Args:
-        may_kill: whether the second of SIGINT and SIGTERM kills them and theirs. A scheduler may send several.
+        may_kill: whether the second of SIGINT and SIGTERM kills them and theirs. A scheduler may send several, and
+            warns by the other signals.
 
     Yields:
         The signals that have come, in their order.
@@ -40,7 +38,7 @@ def passing_on(*, may_kill: bool = True) -> Iterator[list[int]]:
 
     def pass_on(number: int, _: object) -> None:
         received.append(number)
-        kill = may_kill and sum(past in ENDING for past in received) > 1
+        kill = may_kill and sum(past in (signal.SIGINT, signal.SIGTERM) for past in received) > 1
         for process in psutil.Process().children(recursive=kill):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)

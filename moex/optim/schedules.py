@@ -7,7 +7,8 @@ here, its name in `SCHEDULES`, a file in configs/schedule/ and a row of the test
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from moex.settings import require
 
@@ -69,6 +70,10 @@ class Schedule(ABC):
             return lr * (position + 1 / steps_per_epoch) / self.warmup_epochs
         return self.after_warmup(lr, position=position, epochs=epochs, history=history)
 
+    def scaled(self, factor: float) -> Self:
+        """The same for a run of so many times the epochs; epochs are whole numbers, at least 1."""
+        return replace(self, warmup_epochs=self.warmup_epochs * factor)
+
     @abstractmethod
     def after_warmup(
         self, lr: float, *, position: float, epochs: int, history: Sequence[Mapping[str, float]]
@@ -98,6 +103,11 @@ class Step(Schedule):
             "increasing numbers of epochs, such as [150, 225]",
         )
         require(self.factor > 0, f"{key}.factor", self.factor, "more than 0")
+
+    def scaled(self, factor: float) -> Self:
+        """Moves the milestones as well."""
+        milestones = sorted({_whole(factor * milestone) for milestone in self.milestones})
+        return replace(super().scaled(factor), milestones=milestones)
 
     def after_warmup(
         self, lr: float, *, position: float, epochs: int, history: Sequence[Mapping[str, float]]
@@ -147,6 +157,10 @@ class Plateau(Schedule):
         require(self.patience >= 0, f"{key}.patience", self.patience, "0 or more")
         require(0 <= self.threshold < 1, f"{key}.threshold", self.threshold, "in [0, 1)")
 
+    def scaled(self, factor: float) -> Self:
+        """Changes the patience as well."""
+        return replace(super().scaled(factor), patience=_whole(factor * self.patience))
+
     def after_warmup(
         self, lr: float, *, position: float, epochs: int, history: Sequence[Mapping[str, float]]
     ) -> float:
@@ -161,6 +175,10 @@ class Plateau(Schedule):
             if waited > self.patience:
                 drops, waited = drops + 1, 0
         return lr * self.factor**drops
+
+
+def _whole(epochs: float) -> int:
+    return max(1, round(epochs))
 
 
 SCHEDULES: dict[str, type[Schedule]] = {kind.name: kind for kind in (Step, Cosine, Plateau)}

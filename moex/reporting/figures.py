@@ -214,6 +214,40 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
     return figure
 
 
+def compare_with_reported(cells: pd.DataFrame) -> Figure:
+    """Draws what is reported of methods beside what was measured, a panel for each column of their table.
+
+    Args:
+        cells: A row a cell, in percent: method, column, reported, mark (`unconfirmed` or empty), mean and std;
+            NaN where there is nothing.
+    """
+    columns, methods = list(dict.fromkeys(cells["column"])), list(dict.fromkeys(cells["method"]))
+    figure = _figure(2.6 + 3.2 * len(columns), 1.5 + 0.32 * len(methods))
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=True):
+        part = cells[cells["column"] == column]
+        places = part["method"].map(methods.index)
+        marked = part["mark"] != ""
+        for rows, marker, label in ((~marked, "D", "reported"), (marked, "d", "reported, unconfirmed")):
+            if part.loc[rows, "reported"].notna().any():
+                axes.plot(part.loc[rows, "reported"], places[rows], marker, color=GREY, fillstyle="none", label=label)
+        axes.errorbar(
+            part["mean"], places, xerr=part["std"].fillna(0), fmt="o", color=BLUE, capsize=3, label="measured here"
+        )
+        axes.set_title(column, loc="left", fontsize=10, color=GREY)
+        axes.set_xlabel("best epoch, %")
+        _plain(axes)
+    panels[0].set_yticks(range(len(methods)), methods)
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    labels = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labels.values(), labels.keys(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    measured = cells["mean"].notna().sum()
+    _headline(figure, f"{measured} of {len(cells)} cells measured")
+    return figure
+
+
 def _outcome(last: Mapping[str, "pd.Series[float]"]) -> str:
     """What the last errors of each recipe's seeds say; a lead that one standard deviation may explain is none."""
     (best, lowest), *others = sorted(last.items(), key=lambda item: float(item[1].mean()))

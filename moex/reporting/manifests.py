@@ -1,14 +1,17 @@
 """Manifests: what a table shows, as data in experiments/.
 
 A table's file has rows, columns and cells, each cell with its experiment and with what the paper reports of it. A
-study's, in experiments/study/, varies a key or two of one experiment. Both amount to a `Table`.
+study's, in experiments/study/, varies a key or two of one experiment. Both amount to a `Table`, and Hydra gets groups
+of both.
 """
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -176,6 +179,35 @@ def paper_numbers(tables: dict[str, Table]) -> dict[str, list[dict[str, Any]]]:
                 }
                 numbers.setdefault(cell.experiment, []).append(own | values)
     return numbers
+
+
+@cache
+def store_manifests(folder: Path, configs: Path) -> None:
+    """Stores two groups for Hydra: `study`, a sweep each, and `paper`, what is reported of an experiment.
+
+    Once a process, since there is a second of reading in it.
+
+    Args:
+        folder: of the manifests.
+        configs: the folder of the groups that are files.
+
+    Raises:
+        ValueError: a manifest is not one, or names an experiment that does not exist.
+    """
+    experiments = {path.stem for path in (configs / "experiment").glob("*.yaml")}
+    numbers = paper_numbers(read_tables(folder, experiments=experiments))
+    store = ConfigStore.instance()
+    for experiment, reported in numbers.items():
+        store.store(experiment, {"paper": reported}, group="paper", package="_global_")
+    for name, study in read_studies(folder).items():
+        sweep = {
+            "defaults": [f"/experiment/{study.experiment}"],
+            "name": f"study_{name}",
+            # What is reported is reported of the experiment, not of what is varied in it.
+            "paper": [],
+            "hydra": {"sweeper": {"params": study.sweep()}},
+        }
+        store.store(name, sweep, group="study", package="_global_")
 
 
 def _text(value: object) -> str:

@@ -90,7 +90,7 @@ After the last epoch, without any selection:
 
 ## Runs
 
-{markdown(_provenance(runs))}
+{markdown(provenance(runs))}
 """
     )
     return [page, record / CURVES]
@@ -128,7 +128,8 @@ def _mean_and_deviation(values: "pd.Series[float]") -> str:
     return f"{values.mean():.2f}{deviation}"
 
 
-def _provenance(runs: Iterable[Run]) -> pd.DataFrame:
+def provenance(runs: Iterable[Run]) -> pd.DataFrame:
+    """A row for each run: its command, how it came out, and on what, from which commit and when."""
     rows = []
     for run in runs:
         result = run.result

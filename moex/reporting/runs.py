@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS = {
     "error": "error, %",
@@ -51,12 +52,14 @@ class Run:
         return str(self.result.get("selected_on", "test"))
 
     @cached_property
-    def history(self) -> pd.DataFrame:
+    def history(self) -> "pd.DataFrame":
         """Its metrics.csv: a row an epoch.
 
         Raises:
             ValueError: the file is missing or unreadable.
         """
+        import pandas as pd
+
         try:
             return pd.read_csv(self.folder / "metrics.csv")
         except (OSError, ValueError) as error:
@@ -71,17 +74,28 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             came out differently.
     """
     runs: dict[tuple[str, int], Run] = {}
+    for run in find_results(folders):
+        same = runs.setdefault((run.recipe, run.seed), run)
+        if any(same.result[which] != run.result[which] for which in ("last", "best")):
+            raise ValueError(
+                f"{same.folder} and {run.folder} are one recipe and seed, and came out differently: leave one out"
+            )
+    return list(runs.values())
+
+
+def find_results(folders: Sequence[Path]) -> list[Run]:
+    """All finished runs below some folders.
+
+    Raises:
+        ValueError: there is none below one of the folders, or a file is unreadable.
+    """
+    runs = []
     for folder in folders:
         paths = sorted(folder.rglob("result.json"))
         if not paths:
             raise ValueError(f"{folder} holds no finished run: no result.json is below it")
-        for run in map(_read, paths):
-            same = runs.setdefault((run.recipe, run.seed), run)
-            if any(same.result[which] != run.result[which] for which in ("last", "best")):
-                raise ValueError(
-                    f"{same.folder} and {run.folder} are one recipe and seed, and came out differently: leave one out"
-                )
-    return list(runs.values())
+        runs += [read_run(path) for path in paths]
+    return runs
 
 
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
@@ -102,7 +116,12 @@ def splits_of(runs: Iterable[Run]) -> str:
     return ", ".join(sorted({run.selected_on for run in runs}))
 
 
-def _read(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """The run that a `result.json` tells of.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
     try:
         result = json.loads(path.read_text())
         missing = sorted({"name", "seed", "recipe", "last", "best"} - set(result))

@@ -8,7 +8,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ PATIENCE = 600.0
 
 
 @dataclass(frozen=True)
-class Job:
+class JobStatus:
     """How one job stands."""
 
-    label: str  # its number in the sweep
+    number: int  # in the sweep
     state: str  # one of STATES
     message: str = ""  # what went wrong
     overrides: Sequence[str] = ()  # those of this job
@@ -42,36 +42,32 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_jobs(sweep: Path) -> list[Job]:
+def read_jobs(sweep: Path) -> list[JobStatus]:
     """The jobs of a sweep, by their numbers."""
     return [read_job(path) for path in sorted(sweep.glob(f"*/{RECORD}"), key=lambda path: int(path.parent.name))]
 
 
-def read_job(path: Path) -> Job:
+def read_job(path: Path) -> JobStatus:
     """How the job stands whose `job.json` this is; a result of its run counts more than what the job wrote.
 
     The file holds `overrides`, the run's `folder`, seen from the sweep's, a `state`, and what went wrong, the
     `message`; once it ran, `host`, `pid` and `start` of its worker.
     """
-    label = path.parent.name
+    job = JobStatus(int(path.parent.name), state="failed")
     try:
         record = _read_json(path, "overrides", "folder", "state", "message")
+        job = replace(job, **{key: record[key] for key in ("state", "message", "overrides")})
+        if record["folder"]:
+            folder = Path(os.path.normpath(path.parents[1] / record["folder"]))
+            job = replace(job, folder=folder)
+            if result := _read_json(folder / "result.json", "epochs", "last"):
+                return replace(job, state="finished", message="", result=result)
+            job = replace(job, heartbeat=_read_json(folder / "heartbeat.json", "time", "epoch", "epochs"))
     except ValueError as error:
-        return Job(label, "failed", str(error))
-    state, message, overrides = record["state"], record["message"], record["overrides"]
-    if not record["folder"]:
-        return Job(label, state, message, overrides)
-    folder = Path(os.path.normpath(path.parents[1] / record["folder"]))
-    heartbeat: Mapping[str, Any] = {}
-    try:
-        if result := _read_json(folder / "result.json", "epochs", "last"):
-            return Job(label, "finished", "", overrides, folder, result=result)
-        heartbeat = _read_json(folder / "heartbeat.json", "time", "epoch", "epochs")
-    except ValueError as error:
-        message = str(error)
-    if state == "running" and not _is_alive(record, max(record["start"], heartbeat.get("time", ""))):
-        state = "lost"
-    return Job(label, state, message, overrides, folder, heartbeat)
+        job = replace(job, message=str(error))
+    if job.state == "running" and not _is_alive(record, max(record["start"], job.heartbeat.get("time", ""))):
+        return replace(job, state="lost")
+    return job
 
 
 def _is_alive(record: Mapping[str, Any], last_sign: str) -> bool:
@@ -130,7 +126,7 @@ def print_status(path: Path, console: Console) -> None:
         print_results(jobs, console)
 
 
-def print_results(jobs: Sequence[Job], console: Console) -> None:
+def print_results(jobs: Sequence[JobStatus], console: Console) -> None:
     """Prints what came out of a sweep whose jobs are all finished: a row for each recipe."""
     from moex.reporting.tables import as_text, print_table, tabulate
 
@@ -139,19 +135,19 @@ def print_results(jobs: Sequence[Job], console: Console) -> None:
         print_table(as_text(tabulate(folders)), console)
 
 
-def count_states(jobs: Iterable[Job]) -> str:
+def count_states(jobs: Iterable[JobStatus]) -> str:
     """How many jobs are in which state, in words."""
     counts = Counter(job.state for job in jobs)
     named = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     return f"{counts.total()} {'job' if counts.total() == 1 else 'jobs'}: {named}"
 
 
-def _row(job: Job, common: Collection[str]) -> dict[str, str]:
+def _row(job: JobStatus, common: Collection[str]) -> dict[str, str]:
     """What the table of a sweep says of a job, told by those of its overrides that not all jobs have."""
     known = job.result or job.heartbeat
     beats = job.heartbeat and job.state in ("running", "lost")
     return {
-        "job": job.label,
+        "job": str(job.number),
         "overrides": " ".join(text for text in job.overrides if text not in common),
         "state": job.state,
         "epoch": f"{known.get('epoch', known['epochs'])}/{known['epochs']}" if known else "",

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from moex.config import parse, run_folder
-from moex.distributed.nodes import check_batch_size, layout, node_count
+from moex.config.checks import check_shares
 from moex.distributed.ranks import RankError, StopRequest, run_ranks
 from moex.files import write_text_atomically
 from moex.reporting.sweeps import now
@@ -72,7 +72,7 @@ def _train(job: dict[str, Any], stop: StopRequest) -> int:
         folder = run_folder(config)
         result = read_result(folder)
         # Several nodes, which need no folder in common, hear of it from node 0.
-        if result is not None and node_count(config.runtime) == 1:
+        if result is not None and config.runtime.node_count == 1:
             console.print(f"{folder} is finished: nothing is left to train", soft_wrap=True)
             show(result, folder, console)
             if absent := config.test_sets.keys() - result.get("test_sets", {}).keys():
@@ -80,9 +80,8 @@ def _train(job: dict[str, Any], stop: StopRequest) -> int:
                 how = f"python evaluate.py checkpoint={folder} dataset={name}"
                 console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
             return 0
-        processes = layout(config.runtime, visible_gpus=visible_gpus(config.runtime))
-        turns = config.runtime.turns(processes.world_size)
-        check_batch_size(config.batch_size, world_size=processes.world_size, accumulation=turns)
+        processes = config.runtime.layout(visible_gpus=visible_gpus(config.runtime))
+        check_shares(config, world_size=processes.world_size)
         check_network(config)
     except (ValueError, OSError) as error:
         raise RankError(str(error)) from None

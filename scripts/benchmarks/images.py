@@ -18,7 +18,7 @@ from moex.data.images.stream import StreamedImages
 
 # Real ones beside the checkout, and how often each is read in an epoch.
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "imagenet"
-TIMES_READ = 16
+TIMES_READ = 48
 
 
 def photograph_variants() -> Variants:

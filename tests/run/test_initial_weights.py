@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from program import folders, run_here
+from program import folders
 
 from moex import checkpoint, models
 from moex.config import Config, identify_weights, parse, recipe, run_folder
@@ -12,11 +12,6 @@ from moex.run.build import build_run, load_sources, read_initial_weights
 
 CPU = torch.device("cpu")
 QUICK = ("limit_train=128", "limit_test=50", "epochs=2", "checkpoint.every_steps=1")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, capfd):
-    return lambda *arguments: run_here(*arguments, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
 
 
 def save_weights(path, *, num_classes=10, seed=5, **options):
