@@ -46,11 +46,9 @@ class ResumingSweeper(Sweeper):
         """Runs the jobs that are left, and exits: with zero if none has failed, now or before."""
         loader, hydra = self._context.config_loader, self._config.hydra
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._params, *arguments])
-        combinations, name = combine(overrides), None
-        if self._jobs is not None:
-            listed, name = json.loads(self._jobs.read_text()), self._jobs.stem
-            combinations = [[*job, *combination] for job in listed for combination in combinations]
-        folder = sweep_folder(overrides, combinations, hydra.sweep.dir, name=name)
+        listed = [[]] if self._jobs is None else json.loads(self._jobs.read_text())
+        combinations = [[*job, *combination] for job in listed for combination in combine(overrides)]
+        folder = sweep_folder(overrides, combinations, hydra.sweep.dir, name=self._jobs.stem if self._jobs else None)
         # With its place, since a launcher that gets a part of the jobs would count them anew.
         placed = [
             [*combination, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir={number}"]
@@ -67,9 +65,8 @@ class ResumingSweeper(Sweeper):
         options = [text for text in hydra.overrides.hydra if not text.startswith("hydra.mode=")]
         command = command_line(hydra, ["--multirun", *options, *hydra.overrides.task])
         at_once = jobs_at_once(hydra.launcher.get("n_jobs", 1), jobs=len(jobs))
-        is_here = hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib")
         with open_sweep(folder, records, command=command) as left:
-            if is_here or not left:
+            if not left or hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"):
                 codes = run_jobs([jobs[number] for number in left], at_once=at_once)
             else:
                 codes = self._submit([placed[number] for number in left], folder)

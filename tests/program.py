@@ -20,20 +20,21 @@ from moex.run import __main__ as worker
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = ("epochs=2", "limit_train=200", "limit_test=100")
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # Tests share the machine with others.
-    "COLUMNS": "200",
-    "WANDB_MODE": "offline",
-    # The data sets beside this file are found, as modules of a user's would be.
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
-}
+# One thread: tests share the machine with others.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "WANDB_MODE": "offline"}
 
 
-def start(*arguments, cwd, **environment):
+def environment():
+    """What a command sees: also the data sets beside this file, as modules of a user's would be."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parent)]))
+    return os.environ | ENVIRONMENT | {"PYTHONPATH": path}
+
+
+def start(*arguments, cwd, **variables):
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments],
         cwd=cwd,
-        env=os.environ | ENVIRONMENT | environment,
+        env=environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -71,9 +72,9 @@ def run_here(*arguments, cwd, monkeypatch, capfd, script="train.py"):
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(job, "train", train_here)
     former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    environment = dict(os.environ)
+    before = dict(os.environ)
     try:
-        os.environ.update(ENVIRONMENT)
+        os.environ.update(environment())
         runpy.run_path(str(REPOSITORY / script), run_name="__main__")
         code = 0
     except SystemExit as ended:
@@ -84,7 +85,7 @@ def run_here(*arguments, cwd, monkeypatch, capfd, script="train.py"):
         for number, handler in former.items():
             signal.signal(number, handler)
         os.environ.clear()
-        os.environ.update(environment)
+        os.environ.update(before)
     message, code = (f"{code}\n", 1) if isinstance(code, str) else ("", code)
     return code, "".join(capfd.readouterr()) + message
 

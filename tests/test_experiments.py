@@ -38,6 +38,21 @@ def test_every_experiment_is_in_a_table():
     assert shown - {None} == set(EXPERIMENTS)
 
 
+CHANGED = {
+    f"{name}, {row.name}, {column}": (cell.experiment, table.overrides | cell.overrides)
+    for name, table in TABLES.items()
+    if "/" not in name
+    for row in table.rows
+    for column, cell in row.cells.items()
+    if cell.experiment and (table.overrides or cell.overrides)
+}
+
+
+@pytest.mark.parametrize(("experiment", "overrides"), CHANGED.values(), ids=CHANGED)
+def test_every_cell_that_changes_its_experiment(experiment, overrides):
+    check_network(composed(f"+experiment={experiment}", *(f"{key}={value}" for key, value in overrides.items())))
+
+
 GROUPS = [
     f"{folder.name}={path.stem}"
     for folder in sorted(CONFIGS.iterdir())

@@ -44,9 +44,8 @@ def sweep_folder(
 ) -> Path:
     """Where a sweep is recorded: its name, or the beginning of what it varies, and a digest of its jobs."""
     varied = [override for override in overrides if override.is_sweep_override()] or overrides
-    readable = (
-        name or re.sub(r"[^\w.]+", "-", " ".join(str(override.input_line) for override in varied)).strip("-")[:60]
-    )
+    text = " ".join(str(override.input_line) for override in varied)
+    readable = name or re.sub(r"[^\w.]+", "-", text).strip("-")[:60]
     digest = hashlib.sha256(json.dumps(combinations).encode()).hexdigest()[:8]
     return Path(parent) / f"{readable or 'default'}-{digest}"
 

@@ -63,7 +63,8 @@ class Row:
 class Table:
     """A table: which cells it has, over which seeds, and which metrics it shows of them.
 
-    `test_set` is the one of the runs' `test_sets` that it shows; null: the test set of their own data.
+    `overrides` are those of all cells, besides their own. `test_set` is the one of the runs' `test_sets` that it
+    shows; null: the test set of their own data.
     """
 
     title: str = MISSING
@@ -72,6 +73,7 @@ class Table:
     metrics: list[str] = MISSING
     seeds: list[int] = MISSING
     columns: list[str] = MISSING
+    overrides: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = MISSING
 
     def cells(self) -> Iterator[Cell]:
@@ -171,7 +173,7 @@ def paper_numbers(tables: dict[str, Table]) -> dict[str, list[dict[str, Any]]]:
     for name, table in tables.items():
         own = {"table": name} if table.test_set is None else {"table": name, "test_set": table.test_set}
         for cell in table.cells():
-            if cell.experiment is None or cell.overrides:
+            if cell.experiment is None or table.overrides or cell.overrides:
                 continue
             for number in cell.paper:
                 values = {

@@ -117,8 +117,12 @@ def list_trainings(
     composed = []
     with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
         for row, column, cell in cells:
-            own = [f"+experiment={cell.experiment}", *(f"{key}={value}" for key, value in cell.overrides.items())]
-            arguments = [*own, *overrides]
+            own = table.overrides | cell.overrides
+            arguments = [
+                f"+experiment={cell.experiment}",
+                *(f"{key}={value}" for key, value in own.items()),
+                *overrides,
+            ]
             config = _compose(arguments)
             if smaller := reduction.overrides(config):
                 arguments += smaller

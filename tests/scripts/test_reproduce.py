@@ -19,7 +19,8 @@ from moex.reproduction.cost import Cost, count_samples, measure
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 SMALL = ("--budget", "0.05", "--samples", "100", "limit_test=40", "logger=none")
-TWO_ROWS = ("digits", "--rows", "MoEx", "no augmentation", "--seeds", "0", *SMALL)
+ON = ("--columns", "all images", "--seeds", "0", *SMALL)
+TWO_ROWS = ("digits", "--rows", "MoEx", "no augmentation", *ON)
 REDUCED = "epochs × 0.05, 100 training samples"
 
 
@@ -50,9 +51,14 @@ def test_a_table_is_made_continued_and_made_elsewhere(reproduce, tmp_path):
     )
     assert first.returncode == 0, first.stderr
     assert "0 of 2 runs are finished" in first.stdout
-    table = pd.read_csv(tmp_path / "results" / "digits" / "table.csv").set_index("method")
-    assert table["n"].to_dict() == {"no augmentation": 1, "MoEx": 1, "CutMix + MoEx": 0}
+    table = pd.read_csv(tmp_path / "results" / "digits" / "table.csv")
     assert set(table["reduced"]) == {REDUCED}
+    assert table.loc[table["n"] == 1, ["method", "column"]].to_numpy().tolist() == [
+        ["no augmentation", "all images"],
+        ["MoEx", "all images"],
+    ]
+    assert table["n"].sum() == 2
+    table = table[table["n"] == 1].set_index("method")
     for path in tmp_path.glob("outputs/digits-*/seed0/result.json"):
         result = json.loads(path.read_text())
         assert (result["epochs"], result["config"]["limit_train"]) == (2, 100)
@@ -61,17 +67,17 @@ def test_a_table_is_made_continued_and_made_elsewhere(reproduce, tmp_path):
 
     code, printed, _ = reproduce(*TWO_ROWS)
     assert (code, printed.splitlines()[0]) == (0, "2 of 2 runs are finished")
-    code, printed, _ = reproduce("digits", "--plan", "--seeds", "0", *SMALL)
+    code, printed, _ = reproduce("digits", "--plan", "--rows", "MoEx", "CutMix + MoEx", *ON)
     assert code == 0
-    assert re.search(r"MoEx +digits +1 of 1 *\n", printed)
-    assert re.search(r"CutMix \+ MoEx +digits +0 of 1 +[\d.e+,]+ +– +[\d.]+ min +[\d.]+ min", printed)
+    assert re.search(r"MoEx +all images +1 of 1 *\n", printed)
+    assert re.search(r"CutMix \+ MoEx +all images +0 of 1 +[\d.e+,]+ +– +[\d.]+ min +[\d.]+ min", printed)
 
     (tmp_path / "outputs").rename(tmp_path / "elsewhere")
     written = (tmp_path / "results").rename(tmp_path / "first")
     whole = tmp_path / "whole" / "seed0"
     whole.mkdir(parents=True)
     (whole / "result.json").write_text(json.dumps(result | {"recipe": {}}))
-    code, printed, _ = reproduce("digits", "--table", "--from", "elsewhere", "whole", "--seeds", "0", *SMALL)
+    code, printed, _ = reproduce("digits", "--table", "--from", "elsewhere", "whole", *ON)
     assert code == 0
     assert f"whole/seed0 ({result['name']}, seed 0) is no run of these cells: left out" in printed
     again = tmp_path / "results" / "digits"
@@ -106,8 +112,8 @@ def test_the_rest_is_trained_one_seed_of_every_cell_after_the_other(reproduce, t
 
 MISTAKES = {
     ("cifra",): "there is no table 'cifra': it must be one of cifar, ",
-    ("digits", "--rows", "Mixup"): "--rows: there is no 'Mixup': it must be of no augmentation, MoEx, CutMix + MoEx",
-    ("digits", "--columns", "x"): "--columns: there is no 'x': it must be of digits",
+    ("digits", "--rows", "Mix"): "--rows: there is no 'Mix': it must be of no augmentation, Cutout, Mixup",
+    ("digits", "--columns", "x"): "--columns: there is no 'x': it must be of all images, 200 images",
     ("digits", "--budget", "2"): "--budget is 2: it must be more than 0 and at most 1",
     ("digits", "--samples", "0"): "--samples is 0: it must be 1 or more",
     ("digits", "--jobs", "2"): "--jobs is 2: it belongs to --launcher joblib",
