@@ -7,7 +7,7 @@ Source: the public baseline of Speech Commands that docs/data.md names.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,10 @@ class Changes:
     def none(cls, size: int) -> "Changes":
         """Nothing becomes of so many."""
         return cls(np.ones(size), np.full(size, STEP), np.ones(size), np.zeros(size, dtype=np.int64))
+
+    def scale(self, shares: Floats) -> "Changes":
+        """The same, and so much of each, `[n]`."""
+        return replace(self, gains=self.gains * shares)
 
     def join(self, other: "Changes") -> "Changes":
         """These and others."""

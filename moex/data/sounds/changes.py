@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moex.data.sounds.augmentation import STEP, Changes, Floats, Integers
-from moex.data.sounds.spectrogram import FRAMES
+from moex.data.sounds.spectrogram import FRAMES, chosen_frames
 from moex.data.sounds.waveforms import FULL_SCALE
 
 # Real and imaginary parts of complex numbers: apart, they are multiplied by real numbers several times as fast.
 Planes = tuple[Tensor, Tensor]
 
-# Is added to real parts, far below what counts, so that what is silent has an angle, which is 0.
+# Is added to real parts, far below what counts, so that what is silent has an angle, which is 0, and nothing is
+# divided by 0.
 TINY = 1e-15
 
 
@@ -59,10 +60,15 @@ def change_speed(waveforms: Tensor, steps: Tensor) -> Tensor:
     return second.sub_(first).mul_(between).add_(first)
 
 
-def shift(values: Tensor, changes: Changes) -> Tensor:
-    """Shifts transforms that are not stretched, or what was made of their frames: `[n, FRAMES, ...]`."""
+def shift(waveforms: Tensor, changes: Changes) -> Tensor:
+    """The frames of waveforms, float32 `[n, FRAMES, WINDOW]`, shifted; silent where they are to be stretched as well.
+
+    Args:
+        waveforms: `[n, T]`.
+        changes: of these; `rates` and `shifts` are used.
+    """
     places = Places.of(changes)
-    return _gather(values, places.frames) * _weights(places.there, values)
+    return chosen_frames(waveforms, np.where((places.there > 0) & (changes.rates == 1)[:, None], places.frames, -1))
 
 
 def change_power(power: Tensor, changes: Changes) -> Tensor:
@@ -81,29 +87,32 @@ def change_power(power: Tensor, changes: Changes) -> Tensor:
     return heard.square_()
 
 
-def change_spectra(spectra: Tensor, changes: Changes, *, shares: Floats) -> Planes:
-    """Stretches and shifts transforms.
+def stretch(spectra: Tensor, changes: Changes) -> Planes:
+    """Stretches transforms by a phase vocoder and shifts them.
+
+    A frame of a stretched transform turns on from the one before as far as the original does from frame to frame, and
+    has a magnitude between those of the two nearest. The published one adds up angles. While the original is read
+    frame by frame, they add up to its own; so that only where a frame is left out or read again a turn remains, by
+    which all that follow are turned.
 
     Args:
         spectra: complex `[n, FRAMES, BINS]`.
         changes: of these; `rates` and `shifts` are used.
-        shares: that they are multiplied with, `[n]`.
 
     Returns:
         Of what they become, `[n, FRAMES, BINS]` each.
     """
-    planes, places = (spectra.real.contiguous(), spectra.imag.contiguous()), Places.of(changes)
-    weights = _weights(places.there * shares[:, None], planes[0])
-    heard = tuple(_gather(plane, places.before).mul_(weights) for plane in planes)
-    rows = np.flatnonzero(changes.rates != 1)
-    if len(rows):
-        index, stretched = on_device(rows, spectra), changes.take(rows)
-        turns, passed = _turns(spectra.index_select(0, index).add_(TINY), stretched)
-        real, imaginary = (plane.index_select(0, index) for plane in planes)
-        vocoded = _vocode((real.add_(TINY), imaginary), stretched, turns, passed, shares=shares[rows])
-        for plane, theirs in zip(heard, vocoded, strict=True):
-            plane.index_copy_(0, index, theirs)
-    return heard[0], heard[1]
+    places, real, imaginary = Places.of(changes), spectra.real.add(TINY), spectra.imag.contiguous()
+    magnitudes = real.square().add_(imaginary.square()).sqrt_()
+    turns, passed = _turns((real, imaginary), magnitudes, changes)
+    growth = torch.empty_like(magnitudes)
+    torch.div(magnitudes[:, 1:], magnitudes[:, :-1], out=growth[:, :-1])
+    growth[:, -1] = 0.0
+    before, after = (_weights(weights, real) for weights in places.weights)
+    factors = _gather(growth, places.before).mul_(after).add_(before)
+    real, imaginary = (_gather(plane, places.before).mul_(factors) for plane in (real, imaginary))
+    passed = np.take_along_axis(passed, places.frames, 1)
+    return _multiply((real, imaginary), (_gather(turns[0], passed), _gather(turns[1], passed)))
 
 
 @dataclass(frozen=True)
@@ -147,39 +156,13 @@ class Places:
         return self.there * (1 - self.between), self.there * self.between * ~is_last
 
 
-def _vocode(planes: Planes, changes: Changes, turns: Tensor, passed: Integers, *, shares: Floats) -> Planes:
-    """Stretches transforms by a phase vocoder and shifts them.
-
-    A frame of a stretched transform turns on from the one before as far as the original does from frame to frame, and
-    has a magnitude between those of the two nearest. The published one adds up angles. While the original is read
-    frame by frame, they add up to its own; so that only where a frame is left out or read again a turn remains, by
-    which all that follow are turned.
-
-    Args:
-        planes: of the transforms, `[n, FRAMES, BINS]`.
-        changes: of these; `rates` and `shifts` are used.
-        turns: see `_turns`.
-        passed: likewise.
-        shares: that they are multiplied with, `[n]`.
-    """
-    places, (real, imaginary) = Places.of(changes), planes
-    magnitudes = real.square().add_(imaginary.square()).sqrt_()
-    growth = torch.zeros_like(magnitudes)
-    torch.div(magnitudes[:, 1:], magnitudes[:, :-1], out=growth[:, :-1])
-    before, after = (_weights(weights * shares[:, None], real) for weights in places.weights)
-    factors = _gather(growth, places.before).mul_(after).add_(before)
-    real, imaginary = (_gather(plane, places.before).mul_(factors) for plane in planes)
-    passed = np.take_along_axis(passed, places.frames, 1)
-    along, across = (_gather(plane, passed) for plane in (turns.real.contiguous(), turns.imag.contiguous()))
-    return (real * along).sub_(imaginary * across), real.mul_(across).add_(imaginary.mul_(along))
-
-
-def _turns(spectra: Tensor, changes: Changes) -> tuple[Tensor, Integers]:
+def _turns(planes: Planes, magnitudes: Tensor, changes: Changes) -> tuple[Planes, Integers]:
     """By how much a vocoder turns frames.
 
     Args:
-        spectra: complex `[n, FRAMES, BINS]`, nowhere 0.
-        changes: of these; `rates` are used.
+        planes: of transforms, `[n, FRAMES, BINS]`.
+        magnitudes: of these, nowhere 0.
+        changes: likewise; `rates` are used.
 
     Returns:
         The turns after so many frames that were left out or read again, numbers of magnitude one,
@@ -195,12 +178,27 @@ def _turns(spectra: Tensor, changes: Changes) -> tuple[Tensor, Integers]:
     at = (passed[:, :, None] == numbers).argmax(1)
     goes = np.take_along_axis(read, at, 1)
     went = np.take_along_axis(read, np.maximum(at - 1, 0), 1) + 1
-    turns = torch.ones(len(read), len(numbers) + 1, spectra.shape[2], dtype=spectra.dtype, device=spectra.device)
-    # After the end, angles are 0.
-    ends = on_device(went == FRAMES, spectra)[:, :, None]
-    expected = _gather(spectra, np.minimum(went, FRAMES - 1)).masked_fill_(ends, 1.0)
-    turns[:, 1:] = expected.mul_(_gather(spectra, goes).conj()).sgn_()
-    return turns.cumprod(1), passed
+    # After the end, the angle is 0.
+    ends, went = on_device(went == FRAMES, magnitudes)[:, :, None], np.minimum(went, FRAMES - 1)
+    scale = _gather(magnitudes, went)
+    expected = _gather(planes[0], went).where(~ends, scale), _gather(planes[1], went).masked_fill_(ends, 0.0)
+    scale.mul_(_gather(magnitudes, goes)).reciprocal_()
+    real, imaginary = _multiply(
+        expected, (_gather(planes[0], goes).mul_(scale), _gather(planes[1], goes).mul_(-scale))
+    )
+    turns = [(torch.ones_like(magnitudes[:, 0]), torch.zeros_like(magnitudes[:, 0]))]
+    for turn in zip(real.unbind(1), imaginary.unbind(1), strict=True):
+        turns.append(_multiply(turns[-1], turn))
+    along, across = (torch.stack(parts, 1) for parts in zip(*turns, strict=True))
+    return (along, across), passed
+
+
+def _multiply(one: Planes, other: Planes) -> Planes:
+    """The product of complex numbers."""
+    return (
+        (one[0] * other[0]).sub_(one[1] * other[1]),
+        (one[0] * other[1]).add_(one[1] * other[0]),
+    )
 
 
 def _gather(values: Tensor, frames: Integers) -> Tensor:

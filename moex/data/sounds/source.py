@@ -1,6 +1,9 @@
 """Recordings that lie on the device, from which batches of spectrograms are made."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,21 +11,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from moex.data.sounds.augmentation import Augmentation, Draws
+from moex.data.sounds.augmentation import Augmentation, Draws, Integers
 from moex.data.sounds.changes import (
     Planes,
     change_power,
-    change_spectra,
     change_waveforms,
     on_device,
     shift,
+    stretch,
 )
-from moex.data.sounds.spectrogram import BANDS, FRAMES, Spectrograms, decibels, power_of
+from moex.data.sounds.spectrogram import BANDS, FRAMES, Spectrograms, decibels, frames_of, power_of
 from moex.data.sounds.waveforms import FULL_SCALE
 from moex.data.source import Request, ResidentSource
 
 # So many transforms stay in the cache of a CPU while they are worked on.
-IN_CACHE = 16
+IN_CACHE = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ class ResidentSounds(ResidentSource):
         self._augmentation, self._balanced = augmentation, balanced
         self._spectrograms = Spectrograms(device)
         self._mean, self._std = mean, std
-        self._at_once = IN_CACHE if device.type == "cpu" else len(labels)
+        is_cpu = device.type == "cpu"
+        self._at_once = IN_CACHE if is_cpu else len(labels)
+        self._pool = ThreadPoolExecutor(torch.get_num_threads()) if is_cpu else None
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -126,23 +131,34 @@ class ResidentSounds(ResidentSource):
     def _mel_power(self, samples: Tensor, draws: Draws) -> Tensor:
         """The power in mel bands, `[n, FRAMES, BANDS]`: of each kind of samples by no more work than it needs."""
         kinds = np.where(draws.shares > 0, 2, draws.own.rates != 1)
-        order, parts = [np.empty(0, dtype=np.int64)], [self._noise.new_empty((0, FRAMES, BANDS), dtype=torch.float32)]
-        for kind, make in enumerate((self._make_plain, self._make_stretched, self._make_noisy)):
-            rows = np.flatnonzero(kinds == kind)
-            for some in np.split(rows, range(self._at_once, len(rows), self._at_once)):
-                if len(some):
-                    order.append(some)
-                    parts.append(make(samples[on_device(some, samples)], draws.take(some)))
-        return torch.cat(parts)[on_device(np.argsort(np.concatenate(order)), samples)]
+        work = [
+            (make, rows)
+            for kind, make in enumerate((self._make_plain, self._make_stretched, self._make_noisy))
+            for rows in _split(np.flatnonzero(kinds == kind), self._at_once)
+        ]
+        parts = self._run([partial(make, samples[on_device(rows, samples)], draws.take(rows)) for make, rows in work])
+        order = np.concatenate([np.empty(0, dtype=np.int64), *(rows for _, rows in work)])
+        nothing = self._noise.new_empty((0, FRAMES, BANDS), dtype=torch.float32)
+        return torch.cat([nothing, *parts])[on_device(np.argsort(order), samples)]
+
+    def _run(self, tasks: list[Callable[[], Tensor]]) -> list[Tensor]:
+        """The results of tasks; on a CPU each core takes whole ones, and no two wait for each other in the middle."""
+        threads = torch.get_num_threads()
+        if self._pool is None or threads == 1:
+            return [task() for task in tasks]
+        try:
+            return list(self._pool.map(_run_alone, tasks))
+        finally:
+            # What a thread says of itself is also what torch tells the threads to come.
+            torch.set_num_threads(threads)
 
     def _make_plain(self, samples: Tensor, draws: Draws) -> Tensor:
-        """The frames of bands are shifted, since they are smaller than those of the transform."""
-        spectra = self._spectrograms.transform(change_waveforms(self._waveforms[samples], draws.own))
-        return shift(self._spectrograms.mel_power(power_of(spectra)), draws.own)
+        frames = shift(change_waveforms(self._waveforms[samples], draws.own), draws.own)
+        return self._spectrograms.mel_power(power_of(self._spectrograms.transform(frames)))
 
     def _make_stretched(self, samples: Tensor, draws: Draws) -> Tensor:
-        spectra = self._spectrograms.transform(change_waveforms(self._waveforms[samples], draws.own))
-        return self._spectrograms.mel_power(change_power(power_of(spectra), draws.own))
+        frames = frames_of(change_waveforms(self._waveforms[samples], draws.own))
+        return self._spectrograms.mel_power(change_power(power_of(self._spectrograms.transform(frames)), draws.own))
 
     def _make_noisy(self, samples: Tensor, draws: Draws) -> Tensor:
         real, imaginary = self._hear(samples, draws)
@@ -150,15 +166,38 @@ class ResidentSounds(ResidentSource):
 
     def _hear(self, samples: Tensor, draws: Draws) -> Planes:
         """The transforms of samples with the noise behind them, `[n, FRAMES, BINS]`."""
-        waveforms, changes, shares = self._waveforms[samples], draws.own, 1 - draws.shares
+        size, parts, changes = len(samples), [self._waveforms[samples]], draws.own.scale(1 - draws.shares)
         if draws.shares.any():
-            waveforms = torch.cat([waveforms, self._noise[on_device(draws.clips, samples)]])
-            changes, shares = changes.join(draws.noise), np.concatenate([shares, draws.shares])
-        spectra = self._spectrograms.transform(change_waveforms(waveforms, changes))
-        heard = change_spectra(spectra, changes, shares=shares)
-        for plane in heard if draws.shares.any() else ():
-            plane[: len(samples)] += plane[len(samples) :]
-        return heard[0][: len(samples)], heard[1][: len(samples)]
+            parts.append(self._noise[on_device(draws.clips, samples)])
+            changes = changes.join(draws.noise.scale(draws.shares))
+        waveforms = change_waveforms(torch.cat(parts), changes)
+        # A transform is linear: what is not stretched is added up before it is transformed.
+        first, *others = shift(waveforms, changes).split(size)
+        for other in others:
+            first += other
+        spectra = self._spectrograms.transform(first)
+        heard = spectra.real.contiguous(), spectra.imag.contiguous()
+        rows = np.flatnonzero(changes.rates != 1)
+        if len(rows):
+            frames = frames_of(waveforms.index_select(0, on_device(rows, samples)))
+            stretched = stretch(self._spectrograms.transform(frames), changes.take(rows))
+            # The sounds of a sample one after the other, so that the sum is the same each time.
+            for part in range(len(parts)):
+                theirs = np.flatnonzero(rows // size == part)
+                index, places = on_device(theirs, samples), on_device(rows[theirs] % size, samples)
+                for plane, addend in zip(heard, stretched, strict=True):
+                    plane.index_add_(0, places, addend.index_select(0, index))
+        return heard
+
+
+def _split(rows: Integers, size: int) -> list[Integers]:
+    """Parts of so many rows; none where there are no rows."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _run_alone(task: Callable[[], Tensor]) -> Tensor:
+    torch.set_num_threads(1)
+    return task()
 
 
 def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float, device: torch.device) -> Tensor:
@@ -173,6 +212,6 @@ def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float
     spectrograms = Spectrograms(device)
     parts = []
     for part in torch.from_numpy(waveforms).split(IN_CACHE):
-        spectra = spectrograms.transform(part.to(device).float() / FULL_SCALE)
+        spectra = spectrograms.transform(frames_of(part.to(device).float() / FULL_SCALE))
         parts.append(decibels(spectrograms.mel_power(power_of(spectra))))
     return (torch.cat(parts) - mean) / std

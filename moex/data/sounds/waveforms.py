@@ -103,10 +103,13 @@ def read_waveforms(paths: Sequence[str], *, seconds: float | None, where: str) -
         raise ValueError(f"{where}: {len(refused)} of {len(paths)} recordings cannot be read: {first(refused)}")
     if converted:
         limit = "" if seconds is None else f" and {seconds:g} s at most"
-        warnings.warn(
-            f"{where}: {len(converted)} of {len(paths)} recordings are converted to mono, 16 bit, {RATE:,} Hz"
-            f"{limit}: {first(converted)}",
-            stacklevel=2,
+        # What is to be looked at lies there, not in the code.
+        warnings.warn_explicit(
+            f"{len(converted)} of {len(paths)} recordings are converted to mono, 16 bit, {RATE:,} Hz{limit}: "
+            f"{first(converted)}",
+            UserWarning,
+            where,
+            0,
         )
 
 

@@ -1,6 +1,9 @@
-"""Which samples an epoch has."""
+"""Which samples an epoch has, and who makes batches of them."""
+
+import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
@@ -11,10 +14,13 @@ from moex.data.speech_commands import SpeechCommands
 LABELS = torch.tensor([0] * 10 + [1] * 100 + [3] * 390)
 
 
-def source_of(balanced):
+SILENCE = Recordings(np.zeros((500, 16_000), dtype=np.int16), np.zeros((0, 16_000), dtype=np.int16))
+
+
+def source_of(recordings=SILENCE, labels=LABELS, *, balanced=True):
     return ResidentSounds(
-        Recordings(np.zeros((500, 16_000), dtype=np.int16), np.zeros((0, 16_000), dtype=np.int16)),
-        LABELS,
+        recordings,
+        labels,
         augmentation=SpeechCommands().augmentation,
         balanced=balanced,
         mean=0.0,
@@ -52,3 +58,33 @@ def test_a_share_may_be_empty():
     inputs, labels = source_of(balanced=True).batch(request)
     assert inputs.shape == (0, 1, 32, 32)
     assert len(labels) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing(threads):
+    """Each has parts of a batch to itself; torch is told again how many there are."""
+    draws = np.random.default_rng(0)
+    recordings = Recordings(*(draws.integers(-3000, 3000, (count, 16_000)).astype(np.int16) for count in (20, 5)))
+    request = Request(torch.arange(60) % 20, torch.arange(60))
+    before, batches = torch.get_num_threads(), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            request = dataclasses.replace(request, generator=np.random.default_rng(1))
+            batches.append(source_of(recordings, torch.arange(20)).batch(request)[0])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*batches)
+
+
+def test_an_error_in_a_thread_is_not_lost(monkeypatch):
+    source = source_of()
+    monkeypatch.setattr(source, "_make_plain", lambda samples, draws: 1 / 0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ZeroDivisionError):
+            source.look(torch.arange(20))
+    finally:
+        torch.set_num_threads(before)

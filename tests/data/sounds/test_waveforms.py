@@ -131,12 +131,13 @@ def test_all_that_are_converted_are_told(tmp_path):
     stereo = wav(np.stack([tone(0, rate=44_100)] * 2, 1), rate=44_100, subtype="PCM_24")
     paths = write(tmp_path, {"a.wav": WHOLE, "b.wav": stereo, "c.wav": wav(to_int16(tone(0, seconds=2)))})
     message = (
-        rf"^{tmp_path}: 2 of 3 recordings are converted to mono, 16 bit, 16,000 Hz and 1 s at most: "
+        r"^2 of 3 recordings are converted to mono, 16 bit, 16,000 Hz and 1 s at most: "
         r"b.wav \(2 channels, PCM_24, 44,100 Hz\), c.wav \(2.00 s\)$"
     )
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=message) as told:
         found = list(read_waveforms(paths, seconds=1.0, where=str(tmp_path)))
     assert [len(waveform) for waveform in found] == [RATE] * 3
+    assert told[0].filename == str(tmp_path)
 
 
 def test_nothing_is_written(tmp_path):
