@@ -299,6 +299,7 @@ def test_the_recipes_of_speech(row):
     baseline, moex = cells["baseline"], cells["moex"].augmentation.moex
     assert (baseline.dataset.name, baseline.dataset.num_classes) == ("speech_commands", 12)
     assert (baseline.dataset.shape, baseline.dataset.validation) == ((1, 32, 32), None)
+    assert baseline.dataset.silence == ("noise" if row["network"] == "resnet8" else "zeros")
     assert (baseline.model.name, ", ".join(baseline.model.options)) == (row["model"], row["options"])
     assert baseline.model.options.get("dropout", 0.0) == 0.0
     assert (baseline.epochs, baseline.batch_size) == (int(row["epochs"]), int(row["batch"]))
