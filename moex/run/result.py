@@ -26,7 +26,18 @@ from moex.run.folder import gather_unreadable, write_metrics
 from moex.run.scoring import Outcome, score_network
 from moex.run.training import Stopped
 
-LIBRARIES = ("moex", "torch", "torchvision", "numpy", "pillow", "timm", "scikit-learn")
+LIBRARIES = (
+    "moex",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "numpy",
+    "pillow",
+    "timm",
+    "scikit-learn",
+    "soundfile",
+    "soxr",
+)
 # Classes whose confusions are counted: of more, no table or figure can be read.
 MOST_CLASSES = 50
 TITLES = {
