@@ -1,8 +1,6 @@
 """What people are given to listen to, and to look at."""
 
-import importlib.util
-import sys
-from pathlib import Path
+import functools
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import soundfile
 from matplotlib.image import imread
 from sounds import RATE, write_speech_commands
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "listen.py"
 NAMES = ["original", "amplitude", "speed", "stretch", "shift", "noise", "all"]
 
 
@@ -20,19 +17,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def listen(monkeypatch, capsys, tmp_path):
-    """Runs the script in this process, in an empty folder: its exit code, what it printed, and its complaints."""
-    specification = importlib.util.spec_from_file_location("listen", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["listen.py", *map(str, arguments)])
-        code = module.main()
-        return code, *capsys.readouterr()
-
-    return run
+def listen(script):
+    return functools.partial(script, "listen")
 
 
 def test_waveforms_and_a_sheet(listen, folder, tmp_path):

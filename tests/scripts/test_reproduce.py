@@ -1,6 +1,5 @@
 """From a table's name to its runs and to its table: as a user types it, once; the rest in the tests' own process."""
 
-import importlib.util
 import json
 import os
 import re
@@ -25,19 +24,9 @@ REDUCED = "epochs × 0.05, 100 training samples"
 
 
 @pytest.fixture
-def reproduce(monkeypatch, capsys, tmp_path):
-    """The script in this process, in an empty folder: its exit code, what it printed, and its complaints."""
-    specification = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    monkeypatch.chdir(tmp_path)
+def reproduce(script, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments, "--results", str(tmp_path / "results")])
-        return module.main(), *capsys.readouterr()
-
-    return run
+    return lambda *arguments: script("reproduce", *arguments, "--results", "results")
 
 
 def test_a_table_is_made_continued_and_made_elsewhere(reproduce, tmp_path):
