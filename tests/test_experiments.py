@@ -22,7 +22,9 @@ PAPER = paper_numbers(TABLES)
 def test_every_experiment(name):
     command = command_of(name)
     config = composed(*command)
-    check_network(config)
+    # The others attach at the same points, and train with a shallow network of the family in test_cells.py.
+    if name.startswith("digits") or name.endswith("_moex"):
+        check_network(config)
     assert config.name == name
     # On any machine: on one device, or in the same parts on any devices.
     devices, parts = config.runtime.devices, config.runtime.parts

@@ -27,6 +27,12 @@ def cells(name):
     return [[f"{key}={str(value).lower()}" for key, value in cell.overrides.items()] for cell in table.cells()]
 
 
+def shallow(config):
+    """With a network of fewer blocks that has the same points, where nothing depends on them."""
+    name = {"resnet110": "resnet8"}.get(config.model.name, config.model.name)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, name=name))
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_the_sweep_of_its_table(name):
     study = STUDIES[name]
@@ -42,7 +48,7 @@ def test_every_study_is_the_sweep_of_its_table(name):
     for overrides in cells(name):
         assert all(value in sweep[key] for key, value in (override.split("=") for override in overrides))
         config = composed(f"+experiment={study.experiment}", *overrides)
-        check_network(config)
+        check_network(shallow(config))
         recipes.add(str(recipe(config)))
     assert len(recipes) == len(cells(name)) == math.prod(len(values) for values in sweep.values())
 

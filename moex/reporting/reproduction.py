@@ -106,7 +106,8 @@ def as_text(table: Table, cells: pd.DataFrame) -> pd.DataFrame:
             shown["[95 %, bootstrap]"] = [_interval_text(row, "bootstrap") for _, row in cells.iterrows()]
     if cells["p"].notna().any():
         shown["p (Holm)"] = [
-            ABSENT if math.isnan(row["p"]) else f"{row['p']:.3f} ({row['p Holm']:.3f})" for _, row in cells.iterrows()
+            ABSENT if math.isnan(row["p"]) else f"{_p_text(row['p'])} ({_p_text(row['p Holm'])})"
+            for _, row in cells.iterrows()
         ]
     return pd.DataFrame(shown)
 
@@ -171,6 +172,10 @@ def _mean_text(mean: float, std: float) -> str:
     if math.isnan(mean):
         return ABSENT
     return f"{mean:.2f}" + ("" if math.isnan(std) else f" ± {std:.2f}")
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _signed(value: float) -> str:
