@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from moex.data.dataset import TEST, TRAIN, VALIDATION, DataSet, Samples
-from moex.data.images.listing import Arrays, Watch, remember
+from moex.data.listing import Arrays, Watch, remember
 from moex.data.sounds import folder as layout
 from moex.data.sounds.augmentation import Augmentation, Chance, check_augmentation
 from moex.data.sounds.folder import Recording, list_recordings, noise_files

@@ -23,17 +23,6 @@ CPU = torch.device("cpu")
 WORDS = VERSIONS["0.02"].words
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    return write_speech_commands(tmp_path_factory.mktemp("published") / "speech_commands_v0.02")
-
-
-@pytest.fixture
-def folder(tmp_path, published):
-    """A copy that a test may spoil."""
-    return shutil.copytree(published, tmp_path / "copy")
-
-
 def dataset_of(folder, tmp_path, **settings):
     return SpeechCommands(**{"version": "0.02", "root": str(folder), "cache": str(tmp_path / "cache")} | settings)
 

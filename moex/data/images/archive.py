@@ -25,7 +25,7 @@ from moex.data.images.labelled import (
     first,
     rank_in_class,
 )
-from moex.data.images.listing import Arrays, Names, Watch, remember
+from moex.data.listing import Arrays, Names, Watch, remember
 
 # Archives that a process keeps open.
 OPEN = 64
@@ -93,7 +93,7 @@ def read_archives(archives: Sequence[Path], *, listings: Path, numbered: Sequenc
 
     Args:
         archives: of the split, one or more.
-        listings: where the list of the members is kept; see `moex.data.images.listing`.
+        listings: where the list of the members is kept; see `moex.data.listing`.
         numbered: the names of the classes that labels of WebDataset's shards count, from 0 on.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from moex.data.images.encoded import EncodedFiles
 from moex.data.images.labelled import ENDINGS, LabelledFiles, ending, first, leads_out, rank_in_class, refuse_links
-from moex.data.images.listing import Arrays, Names, Watch, remember
+from moex.data.listing import Arrays, Names, Watch, remember
 
 
 class FolderFiles(EncodedFiles):
@@ -75,7 +75,7 @@ def read_folder(folder: Path, *, root: Path, listings: Path) -> LabelledFiles:
     Args:
         folder: of the folders of classes.
         root: no symbolic link may lead out of it.
-        listings: where the list of the files is kept; see `moex.data.images.listing`.
+        listings: where the list of the files is kept; see `moex.data.listing`.
 
     Raises:
         ValueError: there is no such folder, it has no folders, one of them holds no image, or a link leads elsewhere.

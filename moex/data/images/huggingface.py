@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from moex.data.images.encoded import EncodedFiles
 from moex.data.images.labelled import LabelledFiles, check_named_classes, find_shards, first, rank_in_class
-from moex.data.images.listing import Arrays, Names, Watch, remember
+from moex.data.listing import Arrays, Names, Watch, remember
 
 
 class HuggingFaceFiles(EncodedFiles):
@@ -97,7 +97,7 @@ def read_huggingface(
         dataset: as `open_dataset` returns it.
         image: the column of the images.
         label: the column of the labels: numbers, or names of classes.
-        listings: where the order of the rows is kept; see `moex.data.images.listing`.
+        listings: where the order of the rows is kept; see `moex.data.listing`.
         numbered: the names of the classes that numbers count, from 0 on, unless the dataset itself says that they
             count other classes of these.
         where: it lies, for errors.

@@ -4,23 +4,11 @@ import shutil
 from collections import defaultdict
 
 import pytest
-from sounds import write_speech_commands
 
 from moex.data.sounds.folder import list_recordings, noise_files, speaker_of, split_by_rule
 from moex.data.sounds.publication import VERSIONS
 
 WORDS = VERSIONS["0.02"].words
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    return write_speech_commands(tmp_path_factory.mktemp("published") / "speech_commands_v0.02")
-
-
-@pytest.fixture
-def folder(tmp_path, published):
-    """A copy that a test may spoil."""
-    return shutil.copytree(published, tmp_path / "copy")
 
 
 def speakers(recordings):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from moex.data.images.listing import Names, remember
+from moex.data.listing import Names, remember
 
 
 @pytest.fixture
