@@ -1,9 +1,6 @@
 """Recordings that lie on the device, from which batches of spectrograms are made."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from moex.data.sounds.augmentation import Augmentation, Draws, Integers
+from moex.data.sounds.augmentation import Augmentation, Draws
 from moex.data.sounds.changes import (
     Planes,
     change_power,
@@ -24,8 +21,8 @@ from moex.data.sounds.spectrogram import BANDS, FRAMES, Spectrograms, decibels, 
 from moex.data.sounds.waveforms import FULL_SCALE
 from moex.data.source import Request, ResidentSource
 
-# So many transforms stay in the cache of a CPU while they are worked on.
-IN_CACHE = 8
+# So many transforms at once fit any device.
+AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,6 @@ class ResidentSounds(ResidentSource):
         self._augmentation, self._balanced = augmentation, balanced
         self._spectrograms = Spectrograms(device)
         self._mean, self._std = mean, std
-        is_cpu = device.type == "cpu"
-        self._at_once = IN_CACHE if is_cpu else len(labels)
-        self._pool = ThreadPoolExecutor(torch.get_num_threads()) if is_cpu else None
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -131,26 +125,13 @@ class ResidentSounds(ResidentSource):
     def _mel_power(self, samples: Tensor, draws: Draws) -> Tensor:
         """The power in mel bands, `[n, FRAMES, BANDS]`: of each kind of samples by no more work than it needs."""
         kinds = np.where(draws.shares > 0, 2, draws.own.rates != 1)
-        work = [
-            (make, rows)
-            for kind, make in enumerate((self._make_plain, self._make_stretched, self._make_noisy))
-            for rows in _split(np.flatnonzero(kinds == kind), self._at_once)
-        ]
-        parts = self._run([partial(make, samples[on_device(rows, samples)], draws.take(rows)) for make, rows in work])
-        order = np.concatenate([np.empty(0, dtype=np.int64), *(rows for _, rows in work)])
-        nothing = self._noise.new_empty((0, FRAMES, BANDS), dtype=torch.float32)
-        return torch.cat([nothing, *parts])[on_device(np.argsort(order), samples)]
-
-    def _run(self, tasks: list[Callable[[], Tensor]]) -> list[Tensor]:
-        """The results of tasks; on a CPU each core takes whole ones, and no two wait for each other in the middle."""
-        threads = torch.get_num_threads()
-        if self._pool is None or threads == 1:
-            return [task() for task in tasks]
-        try:
-            return list(self._pool.map(_run_alone, tasks))
-        finally:
-            # What a thread says of itself is also what torch tells the threads to come.
-            torch.set_num_threads(threads)
+        mel_power = self._noise.new_empty((len(samples), FRAMES, BANDS), dtype=torch.float32)
+        for kind, make in enumerate((self._make_plain, self._make_stretched, self._make_noisy)):
+            rows = np.flatnonzero(kinds == kind)
+            if len(rows):
+                places = on_device(rows, samples)
+                mel_power.index_copy_(0, places, make(samples[places], draws.take(rows)))
+        return mel_power
 
     def _make_plain(self, samples: Tensor, draws: Draws) -> Tensor:
         frames = shift(change_waveforms(self._waveforms[samples], draws.own), draws.own)
@@ -190,16 +171,6 @@ class ResidentSounds(ResidentSource):
         return heard
 
 
-def _split(rows: Integers, size: int) -> list[Integers]:
-    """Parts of so many rows; none where there are no rows."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _run_alone(task: Callable[[], Tensor]) -> Tensor:
-    torch.set_num_threads(1)
-    return task()
-
-
 def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float, device: torch.device) -> Tensor:
     """The spectrograms of recordings as they are, float32 `[N, 1, BANDS, FRAMES]` on the device.
 
@@ -211,7 +182,7 @@ def spectrograms_of(waveforms: npt.NDArray[np.int16], *, mean: float, std: float
     """
     spectrograms = Spectrograms(device)
     parts = []
-    for part in torch.from_numpy(waveforms).split(IN_CACHE):
+    for part in torch.from_numpy(waveforms).split(AT_ONCE):
         spectra = spectrograms.transform(frames_of(part.to(device).float() / FULL_SCALE))
         parts.append(decibels(spectrograms.mel_power(power_of(spectra))))
     return (torch.cat(parts) - mean) / std

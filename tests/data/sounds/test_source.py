@@ -76,15 +76,3 @@ def test_threads_change_nothing(threads):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*batches)
-
-
-def test_an_error_in_a_thread_is_not_lost(monkeypatch):
-    source = source_of()
-    monkeypatch.setattr(source, "_make_plain", lambda samples, draws: 1 / 0)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with pytest.raises(ZeroDivisionError):
-            source.look(torch.arange(20))
-    finally:
-        torch.set_num_threads(before)
