@@ -15,9 +15,10 @@ from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
+from moex.reporting.finished import read_result, show
 from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets, read_initial_weights
-from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
-from moex.run.result import ScoringError, finish, show
+from moex.run.folder import NonFiniteError, claim, last_checkpoint, resume
+from moex.run.result import ScoringError, finish
 from moex.run.training import Stopped, TimeOver, train
 
 
