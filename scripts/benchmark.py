@@ -23,9 +23,11 @@ import torch
 from benchmarks.cifar import source_variants
 from benchmarks.images import delivery_variants, photograph_variants
 from benchmarks.measure import DEVICE, Variants, measure
-from benchmarks.share import WRN28_10, measure_share
+from benchmarks.share import RESNET20 as SHARE_RESNET20
+from benchmarks.share import WRN28_10 as SHARE_WRN28_10
+from benchmarks.share import measure_share
 from benchmarks.sounds import recording_variants
-from benchmarks.steps import PYRAMIDNET56, RESNET20, exchange_variants, precision_variants
+from benchmarks.steps import PYRAMIDNET56, RESNET20, WRN28_10, exchange_variants, precision_variants
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -49,14 +51,19 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
         ),
     },
     "share": {
+        "MoEx's share of the profile of a step: ResNet-20, batch 128": lambda rounds: measure_share(
+            SHARE_RESNET20, rounds
+        ),
         "MoEx's share of the profile of a step: WRN-28-10, spectrograms, batch 8": lambda rounds: measure_share(
-            WRN28_10, rounds
-        )
+            SHARE_WRN28_10, rounds
+        ),
     },
     "precision": {
+        "Forms of a training step: ResNet-20, batch 128, MoEx": timed(lambda: precision_variants(RESNET20)),
+        "Forms of a training step: WRN-28-10, batch 16, MoEx": timed(lambda: precision_variants(WRN28_10)),
         "Forms of a training step: PyramidNet-56, α̃ 240, batch 32, MoEx": timed(
             lambda: precision_variants(PYRAMIDNET56)
-        )
+        ),
     },
     "data": {"CIFAR batches: cropped, flipped and normalised": timed(source_variants)},
     "images": {

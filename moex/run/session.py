@@ -18,7 +18,7 @@ from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
-from moex.processor import instructions
+from moex.processor import instructions, keep_freed_memory
 from moex.reporting.finished import read_result, show
 from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets, read_initial_weights
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, resume
@@ -44,6 +44,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
     config = parse(job["config"])
     folder = run_folder(config)
     device = choose_device(config.runtime)
+    keep_freed_memory()
     if layout.world_size > 1:
         join(device)
     console = Console(quiet=rank() > 0)
