@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -31,7 +32,7 @@ class Variant:
             counted them.
     """
 
-    run: Callable[[], object]
+    run: Callable[[], Any]
     samples: int
     is_step: bool = True
     flops: int | None = None
