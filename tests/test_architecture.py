@@ -81,11 +81,11 @@ def test_the_configuration_is_taken_apart_in_one_place():
     """Whoever is given a whole `Config` could depend on anything in it."""
     runs = {path.name: set(imported(path)) for path in (PACKAGE / "run").glob("*.py")}
     assert [name for name, theirs in sorted(runs.items()) if "config" in theirs] == [
-        "__main__.py",  # To find the folder of a run that may be finished,
         "build.py",
         "candidates.py",  # to find the network of a run that was trained,
         "evaluation.py",  # whose data sets have settings of their own,
-        "session.py",  # and to claim it before anything is built.
+        "session.py",  # to claim it before anything is built,
+        "worker.py",  # and to find the folder of a run that may be finished.
     ]
     assert "config" not in set(imported(PACKAGE / "engine.py"))
 

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from moex.config import Config, identify_weights, name_run, parse
+from moex.distributed.parent import as_parent
 from moex.launch.signals import Stopped, passing_on
 from moex.reporting.sweeps import RECORD
 
@@ -108,11 +109,11 @@ def train(job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, 
         text=True,
         # Its own session: Ctrl-C on the terminal reaches this process alone, which decides what it means.
         start_new_session=True,
-        env=os.environ | environment,
+        env=os.environ | environment | as_parent(),
     ) as worker:
         if signals:
             worker.terminate()  # It was too young to be told.
-        # Left open: its end tells the worker that this process is gone. A worker that was stopped does not read.
+        # A worker that was stopped does not read.
         with suppress(BrokenPipeError):
             print(json.dumps(request), file=worker.stdin, flush=True)
         code = worker.wait()
