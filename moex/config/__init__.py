@@ -19,14 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moex import augmentation, data, loggers, models
-from moex.config.checks import check
+from moex.config.checks import LONGEST_NAME, check
 from moex.config.initial import identify_weights
 from moex.config.parts import part, typed
 from moex.config.schema import Config, RuntimeConfig
 from moex.data import DataSet
 from moex.loggers import LoggerConfig
 from moex.optim import OPTIMIZERS, SCHEDULES
-from moex.settings import acting, flatten, require
+from moex.settings import acting, expand_home, flatten, require
 
 __all__ = [
     "Config",
@@ -64,6 +64,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from None
     assert isinstance(values, dict)
+    values = expand_home(values)
     chosen = {
         key: part(values[key], registry, key=key, default=default)
         for key, (registry, default) in _CHOSEN.items()
@@ -109,7 +110,10 @@ def name_run(name: str, overrides: Sequence[str]) -> str:
     """The composed name, followed by the overrides that make the training another; as it is where one sets it."""
     keys = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in overrides]
     acting = [text for text, key in zip(overrides, keys, strict=True) if acts_on_training(key)]
-    return name if not name or "name" in keys else " ".join([name, *acting])
+    if not name or "name" in keys:
+        return name
+    told = " ".join([name, *acting]).encode()
+    return (told if len(told) <= LONGEST_NAME else told[: LONGEST_NAME - 3] + b"...").decode(errors="ignore")
 
 
 def acts_on_training(key: str) -> bool:

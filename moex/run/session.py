@@ -11,13 +11,21 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
-from moex.data import SourceError
+from moex.data import TRAIN, SourceError
 from moex.distributed.communication import broadcast, gather, join, rank
 from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
-from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets, read_initial_weights
+from moex.run.build import (
+    Run,
+    build_run,
+    check_batches,
+    choose_device,
+    load_sources,
+    load_test_sets,
+    read_initial_weights,
+)
 from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
 from moex.run.result import ScoringError, finish, show
 from moex.run.soundness import check_last
@@ -50,6 +58,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
     with ExitStack() as stack:
         try:
             sources = load_sources(config, device)
+            check_batches(config, len(sources[TRAIN]), world_size=layout.world_size)
             test_sets = load_test_sets(config, device)
             if rank() == 0:
                 if last_checkpoint(folder) is None:
