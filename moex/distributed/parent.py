@@ -11,20 +11,25 @@ EVERY = 0.5
 
 
 def end_with_the_parent() -> None:
-    """From here on, ends this process soon after its parent, if that has said who it is.
+    """From here on, ends this process soon after its parent, if that has said who it is; see `as_parent`."""
+    # Not for processes that this one starts.
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None:
+        end_with(int(parent))
+
+
+def end_with(parent: int) -> None:
+    """From here on, ends this process soon after the one of this number, which has started it.
 
     What was being written aside stays aside, and the next run resumes.
     """
-    # Not for processes that this one starts.
-    parent = os.environ.pop(PARENT, None)
 
     def watch() -> None:
-        while str(os.getppid()) == parent:
+        while os.getppid() == parent:
             time.sleep(EVERY)
         os._exit(1)
 
-    if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def as_parent() -> dict[str, str]:

@@ -200,7 +200,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next(iter(checkpoint.present(folder / "checkpoints")), None)
 
 
-def read_result(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | None:
+def find_result(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | None:
     """`result.json` of a finished run; None for a run that is not.
 
     A damaged one is kept under another name where there is a checkpoint, from which it is made again.

@@ -17,6 +17,7 @@ from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
+from moex.reporting.finished import show
 from moex.run.build import (
     Run,
     build_run,
@@ -26,8 +27,8 @@ from moex.run.build import (
     load_test_sets,
     read_initial_weights,
 )
-from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
-from moex.run.result import ScoringError, finish, show
+from moex.run.folder import NonFiniteError, claim, find_result, last_checkpoint, resume
+from moex.run.result import ScoringError, finish
 from moex.run.soundness import check_last
 from moex.run.training import Stopped, TimeOver, train
 
@@ -65,7 +66,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                     weights = read_initial_weights(config)
                 stack.enter_context(claim(folder, dataclasses.asdict(config), classes=config.dataset.class_names))
                 # The process that held it may have finished the run.
-                result = read_result(folder, report=report)
+                result = find_result(folder, report=report)
         except (ValueError, OSError) as error:
             # A mistake in what was asked for; what fails from here on is ours.
             fault = str(error)

@@ -1,11 +1,12 @@
-"""The worker: reads one job, a line of JSON, from standard input and trains it.
+"""The worker: trains one job, on one device itself, for several by a rank for each of this machine's.
 
-`moex.launch` starts it. On one device it trains itself; for several it starts a rank for each of this machine's.
+`moex.launch` starts it: as a copy of its own process, or anew, as `python -m moex.run`, which reads the job, a line
+of JSON, from standard input. No worker outlives its parent, and the ranks end with it: `moex.run.__main__`.
 """
 
-import functools
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -13,14 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from moex.config import parse, run_folder
+from moex.config import parse
 from moex.config.checks import check_shares
-from moex.distributed.ranks import RankError, StopRequest, run_ranks
+from moex.distributed.ranks import STOP_SIGNALS, RankError, StopRequest, run_ranks
 from moex.files import write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import check_network, visible_gpus
-from moex.run.folder import read_result
-from moex.run.result import show
 from moex.run.session import train_rank
 
 
@@ -28,6 +27,15 @@ def main() -> int:
     """Trains what standard input asks for and returns the exit code."""
     stop = StopRequest()
     job = json.loads(sys.stdin.readline())
+    return run(job, stop)
+
+
+def work(job: dict[str, Any]) -> int:
+    """The same in a process that `multiprocessing` has copied, with `STOP_SIGNALS` blocked."""
+    # Its own session: Ctrl-C on the terminal reaches the parent alone, which decides what it means.
+    os.setsid()
+    stop = StopRequest()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     return run(job, stop)
 
 
@@ -67,17 +75,6 @@ def _train(job: dict[str, Any], stop: StopRequest) -> int:
     console = Console()
     try:
         config = parse(job["config"])
-        folder = run_folder(config)
-        result = read_result(folder, report=functools.partial(console.print, soft_wrap=True, markup=False))
-        # Several nodes, which need no folder in common, hear of it from node 0.
-        if result is not None and config.runtime.node_count == 1:
-            console.print(f"{folder} is finished: nothing is left to train", soft_wrap=True)
-            show(result, folder, console)
-            if absent := config.test_sets.keys() - result.get("test_sets", {}).keys():
-                labels, name = ", ".join(sorted(absent)), config.test_sets[min(absent)].name
-                how = f"python evaluate.py checkpoint={folder} dataset={name}"
-                console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
-            return 0
         processes = config.runtime.layout(visible_gpus=visible_gpus(config.runtime))
         check_shares(config, world_size=processes.world_size)
         check_network(config)

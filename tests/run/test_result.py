@@ -15,8 +15,8 @@ from rich.console import Console
 from moex import checkpoint
 from moex.engine import predict
 from moex.files import SaveError
-from moex.run.folder import read_result
-from moex.run.result import finish, show
+from moex.reporting.finished import read_result, show
+from moex.run.result import finish
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def trained(build, reopen, go_on, tmp_path, request):
 def end(trained):
     run, console = trained
     result = finish(run, stop=threading.Event(), console=console)
-    assert read_result(run.folder, report=print) == json.loads(json.dumps(result))
+    assert read_result(run.folder) == json.loads(json.dumps(result))
     return result, run.folder, console.export_text()
 
 
@@ -147,7 +147,7 @@ def test_a_full_disk_at_the_end_is_said_and_made_good(trained, reopen, name, mon
     with pytest.raises(SaveError, match=rf"cannot write .*{name}: No space left on device"):
         end(trained)
     monkeypatch.undo()
-    assert read_result(folder, report=print) is None
+    assert read_result(folder) is None
     assert (folder / "metrics.csv").read_bytes() == metrics
     assert not list(folder.rglob("*.tmp"))
     reopen(*trained)
