@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "moex"
 FLOORS = {
+    "command_line": 0,
     "files": 0,
     "normalisation": 0,
     "points": 0,

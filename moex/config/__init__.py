@@ -17,6 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from moex import augmentation, data, loggers, models
 from moex.config.checks import LONGEST_NAME, check
@@ -38,6 +39,7 @@ __all__ = [
     "name_run",
     "parse",
     "parse_test_sets",
+    "read_config",
     "recipe",
     "run_folder",
     "unknown_key",
@@ -86,6 +88,24 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     check(config)
     config.name = config.name or _readable(config)
     return config
+
+
+def read_config(path: Path) -> Config:
+    """The configuration that a run has left, or that was written in its form.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds something else.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged (it holds a {type(values).__name__}, not the keys of a run)")
+    try:
+        return parse(values)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or of another version ({error})") from None
 
 
 def known_keys() -> list[str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from moex import checkpoint
 from moex.config import parse, run_folder
-from moex.data import TRAIN, SourceError
+from moex.data import TRAIN, MissingDataError, SourceError
 from moex.distributed.communication import broadcast, gather, join, rank
 from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
@@ -67,6 +67,8 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 stack.enter_context(claim(folder, dataclasses.asdict(config), classes=config.dataset.class_names))
                 # The process that held it may have finished the run.
                 result = find_result(folder, report=report)
+        except MissingDataError as error:
+            fault = f"{error}. Fetch it with: {job['command']} dataset.download=true"
         except (ValueError, OSError) as error:
             # A mistake in what was asked for; what fails from here on is ours.
             fault = str(error)
