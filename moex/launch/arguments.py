@@ -38,6 +38,12 @@ def _quote(text: str) -> str:
     return text.replace(inside, f"'{escaped}'")
 
 
+def as_written(argument: str) -> str:
+    """An argument as it was before it was understood, if it was; for people."""
+    written = argument.replace("'", "")
+    return written if understand(written) == argument else argument
+
+
 def check_arguments(arguments: Sequence[str], *, sweeps: bool) -> None:
     """Refuses options that there are not, and what Hydra would do in silence, or elsewhere.
 

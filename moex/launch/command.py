@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def run_command(
         return run_main(run)
     except (HydraException, SaveError) as error:
         print(f"error: {explain(error, unknown_key)}", file=sys.stderr, flush=True)
+        return 1
+    except ValueError as error:
+        # Hydra refuses some arguments by an error that is none of its own.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith("hydra."):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     except Stopped as stopped:
         command = shlex.join(["python", *arguments])

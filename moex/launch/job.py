@@ -22,6 +22,7 @@ from rich.console import Console
 from moex.config import Config, identify_weights, name_run, parse, run_folder
 from moex.distributed.parent import as_parent, end_with
 from moex.distributed.ranks import STOP_SIGNALS
+from moex.launch.arguments import as_written
 from moex.launch.signals import Stopped, passing_on
 from moex.reporting.finished import read_result, show
 from moex.reporting.sweeps import RECORD
@@ -48,7 +49,7 @@ def make_job(composed: DictConfig, hydra: Any) -> Job:
     Raises:
         ValueError: the configuration is impossible.
     """
-    overrides = list(hydra.overrides.task)
+    overrides = [as_written(text) for text in hydra.overrides.task]
     if hydra.job.chdir:
         raise ValueError("hydra.job.chdir: every path is seen from where the command runs, so leave it out")
     config = parse(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
