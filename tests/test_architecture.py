@@ -14,6 +14,7 @@ FLOORS = {
     "normalisation": 0,
     "points": 0,
     "predictions": 0,
+    "processor": 0,
     "randomness": 0,
     "registry": 0,
     "settings": 0,

@@ -21,6 +21,7 @@ from yaml import YAMLError
 
 from moex import augmentation, data, loggers, models
 from moex.config.checks import LONGEST_NAME, check
+from moex.config.fastest import settle_precision
 from moex.config.initial import identify_weights
 from moex.config.parts import part, typed
 from moex.config.schema import Config, RuntimeConfig
@@ -42,6 +43,7 @@ __all__ = [
     "read_config",
     "recipe",
     "run_folder",
+    "settle_precision",
     "unknown_key",
 ]
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from moex.config import Config, identify_weights, name_run, parse, run_folder
+from moex.config import Config, identify_weights, name_run, parse, run_folder, settle_precision
 from moex.distributed.parent import as_parent, end_with
 from moex.distributed.ranks import STOP_SIGNALS
 from moex.launch.arguments import as_written
@@ -55,9 +56,16 @@ def make_job(composed: DictConfig, hydra: Any) -> Job:
     config = parse(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
     # So that the worker needs no file to find the run's folder.
     identify_weights(config)
+    if took := settle_precision(config.runtime):
+        _tell_once(took)
     config.name = name_run(composed.name, overrides) or config.name
     record = Path(hydra.sweep.dir, hydra.sweep.subdir, RECORD) if hydra.mode == RunMode.MULTIRUN else None
     return Job(overrides, command_line(hydra, overrides), config, record)
+
+
+@cache
+def _tell_once(text: str) -> None:
+    print(text, flush=True)
 
 
 def command_line(hydra: Any, arguments: Sequence[str]) -> str:

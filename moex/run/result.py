@@ -20,6 +20,7 @@ from moex.distributed.communication import broadcast, gather, rank
 from moex.distributed.ranks import StopRequest
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
+from moex.processor import processor_name
 from moex.reporting.runs import RESULT
 from moex.reporting.sweeps import now
 from moex.run.build import Run
@@ -234,13 +235,8 @@ def _read_best(run: Run, console: Console) -> dict[str, torch.Tensor] | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the processor or of the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    """The model of the GPU, or of the processor with its instructions."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def library_versions() -> dict[str, str]:
