@@ -12,9 +12,9 @@ and the highest.
 import argparse
 import os
 import platform
+import sys
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 
 # The profiler's own messages would stand between the tables; it reads this when torch is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -31,6 +31,7 @@ from benchmarks.steps import PYRAMIDNET56, RESNET20, WRN28_10, exchange_variants
 from rich.console import Console
 from rich.markdown import Markdown
 
+from moex.command_line import run_main, user_path
 from moex.run.folder import commit
 from moex.run.result import device_name
 
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all of them")
     parser.add_argument("--rounds", type=int, default=9, help="how often each variant is timed (default: 9)")
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="where the tables are written as well")
+    parser.add_argument("--output", type=user_path, metavar="FILE.md", help="where the tables are written as well")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.parts) - set(PARTS))
     if unknown:
@@ -116,4 +117,4 @@ def provenance(rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

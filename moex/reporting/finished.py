@@ -1,11 +1,12 @@
 """A finished run: its `result.json`, and what the screen says of it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from moex.reporting.runs import RESULT, read_run
 
 TITLES = {
     "error": "error",
@@ -19,20 +20,18 @@ TITLES = {
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """`result.json` of a finished run; None for a run that is not."""
-    path = folder / "result.json"
-    if not path.exists():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and the same command writes it again") from None
-    return result
+    """`result.json` of a finished run; None for a run that is not.
+
+    Raises:
+        ValueError: it is damaged, or cannot be read.
+    """
+    path = folder / RESULT
+    return read_run(path, to_show=True).result if path.exists() else None
 
 
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     """Prints the summary of a finished run: a table in percent for each test set, and where its figures are."""
-    chosen = f"best epoch ({result['best']['epoch']:.0f}, chosen on the {result['selected_on']} set)"
+    chosen = f"best epoch ({result['best']['epoch']:.0f}, chosen on the {result.get('selected_on', 'test')} set)"
     title = f"{result['name']}, seed {result['seed']}, {result['epochs']} epochs"
     own = {which: result[which] for which in ("last", "best")}
     console.print(_table("test set", own, chosen=chosen, title=title))
@@ -44,7 +43,7 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     )
     for path in sorted((folder / "figures").glob("*.png")):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
-    console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
+    console.print(f"  {folder / RESULT}", highlight=False, soft_wrap=True)
 
 
 def _table(label: str, figures: dict[str, dict[str, float]], *, chosen: str, title: str | None = None) -> Table:
