@@ -202,7 +202,8 @@ def study_plot(name: str, cells: pd.DataFrame, table: Table, results: Results, *
 def confusions(name: str, table: Table, results: Results) -> list[Picture]:
     """What is taken for what, a figure for each cell with few classes, all seeds together."""
     pictures = []
-    for (row, column), runs in results.items():
+    for row, column in ((row.name, column) for row in table.rows for column in table.columns):
+        runs = results.get((row, column), ())
         counts = [run.result["confusion"]["test"] for run in runs if "confusion" in run.result]
         if not counts or len({len(each) for each in counts}) > 1:
             continue

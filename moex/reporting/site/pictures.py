@@ -20,7 +20,7 @@ from moex.reporting.figures import BLUE, GREY, ORANGE
 # Inches, at 72 points each: at this width, letters of 9 points are 10 pixels high on a screen of 390.
 WIDTH = 4.8
 GRID = "#E4E4E4"
-TEXT = "#222222"
+TEXT = "#1D2125"
 # What a colour becomes on a dark page. Okabe and Ito's lighter ones, and greys turned around.
 DARK = {BLUE: "#56B4E9", ORANGE: "#E69F00", GREY: "#A9AFB5", GRID: "#33383D", TEXT: "#E3E5E8", "#000000": "#8B9197"}
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -108,7 +108,7 @@ def to_svg(picture: Picture) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": picture.name}):
         picture.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Title": picture.title})
     text = re.sub(r"(font: (?:\w+ )?[\d.]+px|font-family:) [^;\"]*", rf"\1 {FONTS}", file.getvalue())
-    rules = ["text { fill: #222222 }", "@media (prefers-color-scheme: dark) {", f"text {{ fill: {DARK[TEXT]} }}"]
+    rules = ["text { fill: #1d2125 }", "@media (prefers-color-scheme: dark) {", f"text {{ fill: {DARK[TEXT]} }}"]
     for light, dark in DARK.items():
         for key in ("stroke", "fill"):
             rules.append(f'[style*="{key}: {light.lower()}"] {{ {key}: {dark} !important }}')
