@@ -85,17 +85,29 @@ def write_summary(run: Path, target: Path, *, of: str) -> None:
     Raises:
         ValueError: the predictions are unreadable or incomplete.
     """
-    if not (run / PREDICTIONS).exists():
+    summary = summarise_folder(run, of=of)
+    if summary is None:
         return
-    summary = summarise_predictions(read_predictions(run / PREDICTIONS), of=of)
-    if (run / CLASSES).exists():
-        summary["classes"] = (run / CLASSES).read_text().split("\n")[:-1]
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in summary.items()]
     write_text_atomically(target / SUMMARY, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def summarise_folder(run: Path, *, of: str) -> dict[str, Any] | None:
+    """The summary of what a run's folder holds, with `classes`, if they have names; None without predictions.
+
+    Raises:
+        ValueError: the predictions are unreadable or incomplete.
+    """
+    if not (run / PREDICTIONS).exists():
+        return None
+    summary = summarise_predictions(read_predictions(run / PREDICTIONS), of=of)
+    if (run / CLASSES).exists():
+        summary["classes"] = (run / CLASSES).read_text().split("\n")[:-1]
+    return summary
+
+
 def read_summary(folder: Path) -> Mapping[str, Any] | None:
-    """The summary of a run's predictions; None where its folder has none.
+    """The summary that was written beside that of a run; None where there is none.
 
     Raises:
         ValueError: it is damaged.

@@ -19,7 +19,7 @@ from moex.reporting.records import add_runs
 from moex.reporting.site.answers import conclude, find_answers, tabulate_answers, tabulate_reported, tell_progress
 from moex.reporting.site.build import MARK, build_site
 from moex.reporting.site.exchange import Exchange, Pair, Shown
-from moex.reporting.site.exhibits import find_exhibits
+from moex.reporting.site.exhibits import find_exhibits, predictions_of
 from moex.reporting.site.throughput import read_benchmarks
 from moex.reporting.table_folder import add_run
 
@@ -302,6 +302,8 @@ def test_runs_from_anywhere_get_a_page(results, tmp_path):
     *_, others = find(results, results.parent / "outputs" / "record")
     assert others.page == "run-1-record.html"
     assert [(row.name, row.against) for row in others.table.rows] == [("none", None), ("moex", "none")]
+    # Its folders have the predictions themselves, and the names of the classes.
+    assert {tuple(predictions_of(run)["classes"]) for run in others.runs} == {("one", "two", "three")}
     (tmp_path / "results").mkdir()
     with pytest.raises(ValueError, match=r"results holds no finished run: scripts/reproduce.py digits makes some"):
         find(tmp_path / "results")

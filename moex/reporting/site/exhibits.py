@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from moex.reporting.manifests import Cell, Row, Study, Table
+from moex.reporting.predictions import read_summary, summarise_folder
 from moex.reporting.records import find_runs
-from moex.reporting.reproduction import Results
+from moex.reporting.reproduction import BEST, LAST, Results
 from moex.reporting.runs import Run, group_runs, names_of, read_run, read_runs
 from moex.reporting.table_folder import CELLS, Entry, read_entries, read_results
 
@@ -94,6 +96,16 @@ def find_exhibits(
             f"{results} holds no finished run: scripts/reproduce.py digits makes some; or name the folders of others"
         )
     return exhibits
+
+
+def predictions_of(run: Run) -> Mapping[str, Any] | None:
+    """What figures need of its predictions: as they were kept with its summary, or of its own folder; None: neither.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    of = BEST if run.selected_on == "validation" else LAST
+    return read_summary(run.folder) or summarise_folder(run.folder, of=of)
 
 
 def steps_of(run: Run) -> list[str]:

@@ -1,6 +1,7 @@
 """The figures of a table's page: each method above its baseline, in a panel of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from moex.reporting.figures import BLUE, GREY, ORANGE, confusion_matrix
 from moex.reporting.manifests import Table
-from moex.reporting.predictions import RATES, read_summary
+from moex.reporting.predictions import RATES
 from moex.reporting.reproduction import BEST, STD, TITLES, Results, headline
 from moex.reporting.runs import Run
 from moex.reporting.site.answers import HIGHER, LOWER, Answer
@@ -26,6 +27,8 @@ from moex.reporting.site.pictures import (
     spread,
 )
 
+# What figures need of the predictions of runs, by their folders; None where nothing is known of them.
+Kept = Mapping[Path, Mapping[str, Any] | None]
 Draw = Callable[[Axes, Any, dict[str, Any]], None]
 METHOD = {"color": BLUE, "linestyle": "-", "label": "the method"}
 BASELINE = {"color": GREY, "linestyle": "--", "label": "its baseline"}
@@ -109,7 +112,7 @@ def learning_curves(name: str, table: Table, results: Results) -> list[Picture]:
     )
 
 
-def reliability(name: str, table: Table, results: Results) -> list[Picture]:
+def reliability(name: str, table: Table, results: Results, kept: Kept) -> list[Picture]:
     """Accuracy against confidence, the predictions of all seeds together."""
 
     def draw(axes: Axes, summaries: Sequence[Mapping[str, Any]], style: dict[str, Any]) -> None:
@@ -135,7 +138,7 @@ def reliability(name: str, table: Table, results: Results) -> list[Picture]:
         "reliability",
         table,
         results,
-        _kept,
+        lambda run: kept[run.folder],
         draw,
         finish,
         title="Reliability",
@@ -146,7 +149,7 @@ def reliability(name: str, table: Table, results: Results) -> list[Picture]:
     )
 
 
-def response_rate(name: str, table: Table, results: Results) -> list[Picture]:
+def response_rate(name: str, table: Table, results: Results, kept: Kept) -> list[Picture]:
     """Accuracy among the most confident predictions, whose area is AURRA."""
 
     def draw(axes: Axes, summaries: Sequence[Mapping[str, Any]], style: dict[str, Any]) -> None:
@@ -162,7 +165,7 @@ def response_rate(name: str, table: Table, results: Results) -> list[Picture]:
         "response_rate",
         table,
         results,
-        _kept,
+        lambda run: kept[run.folder],
         draw,
         finish,
         title="Accuracy against response rate",
@@ -199,7 +202,7 @@ def study_plot(name: str, cells: pd.DataFrame, table: Table, results: Results, *
     return [Picture(file_name(name, "study"), figure, f"The error by {axis}", caption)]
 
 
-def confusions(name: str, table: Table, results: Results) -> list[Picture]:
+def confusions(name: str, table: Table, results: Results, kept: Kept) -> list[Picture]:
     """What is taken for what, a figure for each cell with few classes, all seeds together."""
     pictures = []
     for row, column in ((row.name, column) for row in table.rows for column in table.columns):
@@ -207,8 +210,7 @@ def confusions(name: str, table: Table, results: Results) -> list[Picture]:
         counts = [run.result["confusion"]["test"] for run in runs if "confusion" in run.result]
         if not counts or len({len(each) for each in counts}) > 1:
             continue
-        summary = read_summary(runs[0].folder) or {}
-        classes = summary.get("classes") or [str(label) for label in range(len(counts[0]))]
+        classes = (kept[runs[0].folder] or {}).get("classes") or [str(label) for label in range(len(counts[0]))]
         on = f", {column}" if len(table.columns) > 1 else ""
         pictures.append(
             Picture(
@@ -294,7 +296,3 @@ def _line(
 ) -> None:
     axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.plot(x, mean, marker="o" if len(x) <= FEW else None, markersize=3, linewidth=1.4, **style)
-
-
-def _kept(run: Run) -> Mapping[str, Any] | None:
-    return read_summary(run.folder)

@@ -8,7 +8,6 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moex.reporting.manifests import Table
-from moex.reporting.predictions import SUMMARY
 from moex.reporting.records import provenance
 from moex.reporting.reproduction import TITLES, UNCONFIRMED, Results, as_text, headline, tabulate_cells
 from moex.reporting.runs import Run
@@ -22,7 +21,7 @@ from moex.reporting.site.answers import (
     tell_progress,
 )
 from moex.reporting.site.exchange import Exchange, draw_pair
-from moex.reporting.site.exhibits import RECORDS, RUNS, STUDIES, TABLES, Exhibit
+from moex.reporting.site.exhibits import RECORDS, RUNS, STUDIES, TABLES, Exhibit, predictions_of
 from moex.reporting.site.pictures import Picture, file_name, to_svg
 from moex.reporting.site.throughput import Benchmark, draw_ratios, render_markdown
 from moex.reporting.tables import markdown
@@ -138,20 +137,20 @@ def _sections(exhibit: Exhibit) -> tuple[list[Section], dict[str, str]]:
         name = file_name(exhibit.page.removesuffix(".html"), kind)
         cells = tabulate_cells(table, results)
         pictures = []
+        kept = {run.folder: predictions_of(run) for runs in results.values() for run in runs}
         if results:
             if exhibit.axis is not None:
                 pictures += figures.study_plot(name, cells, table, results, axis=exhibit.axis)
             pictures += figures.reported_and_measured(name, cells, table)
             pictures += figures.learning_curves(name, table, results)
-            pictures += figures.reliability(name, table, results)
-            pictures += figures.response_rate(name, table, results)
+            pictures += figures.reliability(name, table, results, kept)
+            pictures += figures.response_rate(name, table, results, kept)
         file = f"data/{name}.csv"
         data[file] = cells.to_csv(index=False)
-        runs = [run for each in results.values() for run in each]
-        unpredicted = sum(not (run.folder / SUMMARY).exists() for run in runs)
+        unpredicted = sum(summary is None for summary in kept.values())
         text = _first_metric_first(as_text(table, cells), table)
         grid = _grid(text, links=_anchors(table, results, kind))
-        confusions = figures.confusions(name, table, results)
+        confusions = figures.confusions(name, table, results, kept)
         legend = _legend(table, results) if results else ""
         sections.append(Section(kind, legend, grid, pictures, confusions, file, unpredicted))
     return sections, data
