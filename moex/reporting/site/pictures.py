@@ -5,6 +5,7 @@ What a figure says stands in the page, above it: there it wraps. So they have no
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +66,8 @@ def panels(names: Sequence[str], *, height: float = 1.75, columns: int = 2) -> t
     figure = new_figure(height * rows + 0.55, width=WIDTH if columns > 1 else 0.75 * WIDTH)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes, name in zip(grid, names, strict=False):
-        axes.set_title(name if len(name) <= 30 else f"{name[:29]}…", loc="left", color=TEXT, fontsize=9)
+        title = textwrap.fill(name, 28, max_lines=2, placeholder="…")
+        axes.set_title(title, loc="left", color=TEXT, fontsize=9)
         plain(axes)
     for number in range(len(names), len(grid)):
         grid[number].set_visible(False)
