@@ -7,7 +7,6 @@ and Ito, which the colour-blind tell apart.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from moex import metrics
 from moex.predictions import Array, Floats
+from moex.reporting.predictions import PREDICTIONS, read_predictions
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#222222")
@@ -272,7 +272,7 @@ def save_run_figures(folder: Path, *, confusion: tuple[npt.ArrayLike, Sequence[s
         ValueError: One of the two files is missing, unreadable or incomplete.
     """
     history = _read_history(folder / "metrics.csv")
-    logits, labels = _read_predictions(folder / "predictions.npz")
+    logits, labels, _ = read_predictions(folder / PREDICTIONS)
     figures = {
         LEARNING_CURVES: learning_curves(history),
         RELIABILITY: reliability_diagram(logits, labels),
@@ -288,25 +288,12 @@ def save_run_figures(folder: Path, *, confusion: tuple[npt.ArrayLike, Sequence[s
 
 
 def _read_history(path: Path) -> pd.DataFrame:
-    _check_exists(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: the figures need the folder of a finished run")
     try:
         return pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a table of epochs ({error})") from None
-
-
-def _read_predictions(path: Path) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.integer]]:
-    _check_exists(path)
-    try:
-        with np.load(path) as arrays:
-            return arrays["logits"], arrays["labels"]
-    except (BadZipFile, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the arrays logits and labels ({error})") from None
-
-
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: the figures need the folder of a finished run")
 
 
 def _check_history(history: pd.DataFrame, columns: Sequence[str]) -> None:
