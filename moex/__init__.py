@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from moex.augmentation.mixup import Mixup
     from moex.augmentation.moex import MoEx
     from moex.exchange import FeatureExchange, MomentExchange
+    from moex.losses import mixed_cross_entropy
     from moex.normalisation import exchange_moments, moments
     from moex.run.candidates import load
 
@@ -41,6 +42,7 @@ __all__ = [
     "exchange_moments",
     "load",
     "metrics",
+    "mixed_cross_entropy",
     "models",
     "moments",
 ]
@@ -52,6 +54,7 @@ _HOMES = {
     "MomentExchange": "exchange",
     "exchange_moments": "normalisation",
     "load": "run.candidates",
+    "mixed_cross_entropy": "losses",
     "moments": "normalisation",
 }
 

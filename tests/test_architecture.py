@@ -17,6 +17,7 @@ FLOORS = {
     "settings": 0,
     "beyond_moments": 1,
     "features": 1,
+    "losses": 1,
     "metrics": 1,
     "bootstrap": 2,
     "exchange": 2,
