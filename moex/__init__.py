@@ -4,11 +4,15 @@
     with mixing(images, labels) as (images, targets):
         loss = F.cross_entropy(model(images), targets)
 
-Everything is imported when it is first used.
+Everything is imported when it is first used. The distribution is called `moment-exchange`; PyPI's `moex` is not ours.
 """
 
 import importlib
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from moex.namesake import describe_namesake
 
 if TYPE_CHECKING:
     import moex.metrics as metrics
@@ -57,6 +61,10 @@ _HOMES = {
     "mixed_cross_entropy": "losses",
     "moments": "normalisation",
 }
+
+
+if (_namesake := describe_namesake(Path(__file__).parent)) is not None:
+    warnings.warn(_namesake, stacklevel=2)
 
 
 def __getattr__(name: str) -> Any:

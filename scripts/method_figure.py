@@ -11,6 +11,7 @@ import argparse
 from io import BytesIO
 from pathlib import Path
 
+import checkout  # noqa: F401
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch

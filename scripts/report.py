@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import checkout  # noqa: F401
 from rich.console import Console
 
 from moex.reporting.records import add_runs, write_record

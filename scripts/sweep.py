@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import checkout  # noqa: F401
 from rich.console import Console
 
 from moex.reporting.sweeps import print_status

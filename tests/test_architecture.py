@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "moex"
 FLOORS = {
     "files": 0,
+    "namesake": 0,
     "normalisation": 0,
     "points": 0,
     "randomness": 0,

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import moex
 from moex import checkpoint, metrics
 from moex.data import TEST, VALIDATION, Source, SourceError
 from moex.distributed.communication import broadcast, gather, rank
@@ -27,7 +28,6 @@ from moex.run.scoring import Outcome, score_network
 from moex.run.training import Stopped
 
 LIBRARIES = (
-    "moex",
     "torch",
     "torchvision",
     "torchaudio",
@@ -285,7 +285,8 @@ def device_name(device: torch.device) -> str:
 
 def library_versions() -> dict[str, str]:
     """The versions of the libraries that can change a number, where they are installed."""
-    found = {}
+    # Not that of a distribution: `moex` is also another's.
+    found = {"moex": moex.__version__}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
