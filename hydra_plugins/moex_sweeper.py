@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from moex.launch.devices import jobs_at_once
+from moex.launch.devices import jobs_at_once, visible_devices
 from moex.launch.job import Job, command_line, make_job
 from moex.launch.sweep import combine, make_jobs, open_sweep, run_jobs, sweep_folder
 from moex.reporting.sweeps import count_states, print_results, read_jobs
@@ -66,6 +66,9 @@ class ResumingSweeper(Sweeper):
         command = command_line(hydra, ["--multirun", *options, *hydra.overrides.task])
         at_once = jobs_at_once(hydra.launcher.get("n_jobs", 1), jobs=len(jobs))
         with open_sweep(folder, records, command=command) as left:
+            if left and at_once > 1:
+                unit = "GPUs" if visible_devices() else "cores"
+                print(f"{at_once} jobs at once share the {unit}: hydra.launcher.n_jobs says how many", flush=True)
             if not left or hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"):
                 codes = run_jobs([jobs[number] for number in left], at_once=at_once)
             else:

@@ -200,7 +200,7 @@ def train_epoch(state: State, training: Training) -> Generator[float, None, None
                     loss, wrong = backward(state, training, images, labels, plan, samples=count)
                 state.totals += torch.stack([loss.double(), wrong.double()])
                 fine = loss.isfinite() | (state.first_bad_step >= 0)
-                state.first_bad_step = torch.where(fine, state.first_bad_step, step)
+                state.first_bad_step.copy_(torch.where(fine, state.first_bad_step, step))
             update(state)
             state.step = step + 1
             yield lr

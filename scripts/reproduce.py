@@ -15,10 +15,11 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from moex.config import unknown_key
-from moex.config.composition import explain, store_schemas
+from moex.config.composition import explain, offer_schemas
 from moex.files import SaveError, saving, write_text_atomically
+from moex.launch.manifests import offer_manifests
 from moex.launch.signals import passing_on
-from moex.reporting.manifests import Table, read_tables, store_manifests
+from moex.reporting.manifests import Table, read_tables
 from moex.reporting.reproduction import as_text, tabulate_cells
 from moex.reporting.runs import Run, find_results
 from moex.reporting.table_folder import add_run, read_results, write_table
@@ -59,8 +60,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
     """Does what the command line asks for, and returns the exit code of the runs."""
     check(arguments)
     sources = find_results(arguments.sources)
-    store_schemas()
-    store_manifests(MANIFESTS, CONFIGS)
+    offer_schemas()
+    offer_manifests(MANIFESTS)
     table = find_table(arguments.name)
     results = arguments.results / arguments.name
     code = 0

@@ -7,10 +7,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from moex.config import Config, parse
-from moex.config.composition import store_schemas
+from moex.config.composition import offer_schemas
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-store_schemas()
+offer_schemas()
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 

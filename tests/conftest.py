@@ -10,12 +10,11 @@ from pathlib import Path
 import filelock
 import pytest
 import wandb
-from composition import CONFIGS
 from program import REPOSITORY, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from moex.reporting.manifests import store_manifests
+from moex.launch.manifests import offer_manifests
 
 # Files that take minutes, since they start many processes.
 LONGEST = ("test_sweep.py", "test_devices.py", "test_train.py", "test_streamed_runs.py", "test_experiments.py")
@@ -29,7 +28,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def manifests() -> None:
     """What is composed in a test's own process finds studies and the paper's numbers, as in train.py."""
-    store_manifests(REPOSITORY / "experiments", CONFIGS)
+    offer_manifests(REPOSITORY / "experiments")
 
 
 @pytest.fixture

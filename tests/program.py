@@ -113,8 +113,13 @@ def wait_for_save(process, folder_root, *, saves):
         return len(seen) > saves
 
     wait_for(enough, process)
-    (worker,) = children_of(process, "moex.run")
+    (worker,) = workers_of(process)
     return worker
+
+
+def workers_of(process):
+    """The workers of a command: copies of it, or processes that begin anew."""
+    return children_of(process, "train.py") or children_of(process, "moex.run")
 
 
 def children_of(process, word):

@@ -13,6 +13,7 @@ FLOORS = {
     "namesake": 0,
     "normalisation": 0,
     "points": 0,
+    "processor": 0,
     "randomness": 0,
     "registry": 0,
     "settings": 0,
@@ -83,7 +84,7 @@ def test_the_configuration_is_taken_apart_in_one_place():
     """Whoever is given a whole `Config` could depend on anything in it."""
     runs = {path.name: set(imported(path)) for path in (PACKAGE / "run").glob("*.py")}
     assert [name for name, theirs in sorted(runs.items()) if "config" in theirs] == [
-        "__main__.py",  # To find the folder of a run that may be finished,
+        "__main__.py",  # To see that its devices can share it,
         "build.py",
         "candidates.py",  # to find the network of a run that was trained,
         "evaluation.py",  # whose data sets have settings of their own,

@@ -60,7 +60,7 @@ def test_eighty_steps(curve, precision):
 @pytest.mark.parametrize(
     "runtime",
     [
-        {"channels_last": True},
+        {"channels_last": False},
         {"precision": "tf32"},
         {"precision": "bf16"},
         {"precision": "fp16"},

@@ -7,7 +7,7 @@ import time
 
 import pandas as pd
 import psutil
-from program import assert_gone, children_of, end, folders, run, start, wait_for, wait_for_save
+from program import assert_gone, children_of, end, folders, run, start, wait_for, wait_for_save, workers_of
 
 # Four steps an epoch, more epochs than anybody waits for.
 STEPS = ("dataset.target=noise.Noise", "epochs=400", "batch_size=16", "checkpoint.every_steps=4")
@@ -83,7 +83,7 @@ def test_a_rank_that_dies_ends_all_nodes(tmp_path):
     first, second = (start(*common, f"runtime.node_rank={number}", cwd=tmp_path) for number in (0, 1))
     wait_for_save(first, tmp_path, saves=1)
     everyone = [child for node in (first, second) for child in psutil.Process(node.pid).children(recursive=True)]
-    (worker,) = children_of(second, "moex.run")
+    (worker,) = workers_of(second)
     killed = time.monotonic()
     ranks_of(worker)[1].kill()
     ended = [end(node) for node in (first, second)]
@@ -99,7 +99,7 @@ def test_a_node_that_waits_alone_can_be_stopped(tmp_path):
     alone = ("runtime.nodes=2", "runtime.node_rank=0", f"runtime.rendezvous=127.0.0.1:{port}")
     process = start(*STEPS, *alone, cwd=tmp_path)
     assert "meets the others" in process.stdout.readline()
-    (worker,) = children_of(process, "moex.run")
+    (worker,) = workers_of(process)
     wait_for(
         lambda: any(one.status == "LISTEN" and one.laddr.port == port for one in worker.net_connections()), process
     )

@@ -20,6 +20,7 @@ from moex.config import Config, RuntimeConfig
 from moex.distributed.ranks import STOP_SIGNALS
 from moex.launch import devices, job, sweep
 from moex.launch.signals import Stopped, passing_on
+from moex.run import __main__ as program
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -209,9 +210,29 @@ def test_jobs_side_by_side_are_told_apart(worker, tmp_path, capfd):
     assert (tmp_path / "3" / "output.log").read_text() == "epoch 1\nTraceback\nerror: no\n"
 
 
-def test_what_a_worker_leaves_behind_does_not_keep_the_command(worker):
+@pytest.fixture(params=["anew", "copy"])
+def train(request, worker, monkeypatch):
+    """Trains by a script, in a worker that begins anew and in one that begins as a copy of this process."""
+
+    def anew(script, signals, *, output):
+        return job.train(worker(script), signals, output=output)
+
+    def copy(script, signals, *, output):
+        def run(*_):
+            os.dup2(output.fileno(), 1)
+            exec(script, {})
+
+        monkeypatch.setattr(program, "run", run)
+        return job.train(made, signals)
+
+    made = worker("")
+    return {"anew": anew, "copy": copy}[request.param]
+
+
+def test_what_a_worker_leaves_behind_does_not_keep_the_command(train, tmp_path):
     start = time.monotonic()
-    assert job.train(worker("import subprocess; subprocess.Popen(['sleep', '5'])"), []) == 0
+    with (tmp_path / "log").open("wb") as output:
+        assert train("import subprocess; subprocess.Popen(['sleep', '5'])", [], output=output) == 0
     assert time.monotonic() - start < 5
 
 
@@ -239,8 +260,7 @@ while not got: time.sleep(0.01)
     ],
     ids=str,
 )
-def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(worker, received, then, code):
-    made = worker(PATIENT.format(then=then))
+def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(train, received, then, code):
     reading, writing = os.pipe()
 
     def tell():
@@ -253,7 +273,7 @@ def test_a_second_signal_ends_at_once_but_a_warning_does_not_count(worker, recei
     with passing_on() as signals, os.fdopen(writing, "wb") as output, os.fdopen(reading, "rb"):
         teller = threading.Thread(target=tell)
         teller.start()
-        assert job.train(made, signals, output=output) == code
+        assert train(PATIENT.format(then=then), signals, output=output) == code
         teller.join()
     assert [signal.Signals(number).name for number in signals] == received
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from moex import augmentation, data, loggers, models
 from moex.config.checks import check
+from moex.config.fastest import settle_precision
 from moex.config.initial import identify_weights
 from moex.config.parts import part, typed
 from moex.config.schema import Config, RuntimeConfig
@@ -40,6 +41,7 @@ __all__ = [
     "parse_test_sets",
     "recipe",
     "run_folder",
+    "settle_precision",
     "unknown_key",
 ]
 

@@ -4,31 +4,95 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable
+from functools import cache
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
 
 from moex.config import defaults
 from moex.config.evaluation import EvaluationConfig
 
+# So many choices of a group are told where none is near to what was asked for.
+MOST_TOLD = 30
 
-def store_schemas() -> None:
-    """Stores the schemas that the configurations of a run and of an evaluation begin with.
+
+class SchemaSource(ConfigSource):
+    """The schemas that the configurations of a run and of an evaluation begin with: `schema`, `evaluation_schema`.
 
     Every key is there to be overridden, whichever choices the groups make. The keys of a part that is one of several
     are its own, as a network's options are, and are refused where they are parsed: Hydra composes what the jobs of a
     sweep have in common without their choices.
     """
-    run = OmegaConf.create(defaults() | {"optimizer": {}, "schedule": {}})
-    evaluation = OmegaConf.create(dataclasses.asdict(EvaluationConfig()))
-    for own in (run.dataset, run.optimizer, run.schedule, run.model.options):
+
+    @staticmethod
+    def scheme() -> str:
+        """The first part of the place of such a source."""
+        return "schemas"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """See `ConfigSource`."""
+        schema = SCHEMAS[config_path.removesuffix(".yaml")]()
+        return ConfigResult(self.provider, self.full_path(), schema, header={"package": None})
+
+    def available(self) -> bool:
+        """See `ConfigSource`."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """See `ConfigSource`."""
+        return config_path == ""
+
+    def is_config(self, config_path: str) -> bool:
+        """See `ConfigSource`."""
+        return config_path.removesuffix(".yaml") in SCHEMAS
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """See `ConfigSource`."""
+        return [] if config_path or results_filter == ObjectType.GROUP else sorted(SCHEMAS)
+
+
+def run_schema() -> DictConfig:
+    """All keys of a run; those of a part that is one of several are open."""
+    schema = OmegaConf.create(defaults() | {"optimizer": {}, "schedule": {}})
+    for own in (schema.dataset, schema.optimizer, schema.schedule, schema.model.options):
         OmegaConf.set_struct(own, False)
-    for own in (evaluation.dataset, evaluation.model.options):
+    return schema
+
+
+def evaluation_schema() -> DictConfig:
+    """All keys of an evaluation, likewise."""
+    schema = OmegaConf.create(dataclasses.asdict(EvaluationConfig()))
+    for own in (schema.dataset, schema.model.options):
         OmegaConf.set_struct(own, False)
-    store = ConfigStore.instance()
-    store.store("schema", run)
-    store.store("evaluation_schema", evaluation)
+    return schema
+
+
+SCHEMAS = {"schema": run_schema, "evaluation_schema": evaluation_schema}
+
+
+@cache
+def offer_schemas() -> None:
+    """From here on, what Hydra composes in this process may begin with `SCHEMAS`."""
+    offer(SchemaSource, "")
+    # The store of Hydra's own configurations, of which there is one alone, is copied 128 times for `--help`.
+    setattr(ConfigStore, "__deepcopy__", lambda store, _: store)  # noqa: B010
+
+
+def offer(source: type[ConfigSource], place: str) -> None:
+    """Lets Hydra look into a source of configurations, at a place, in whatever this process composes."""
+
+    class OnSearchPath(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append(provider=source.scheme(), path=f"{source.scheme()}://{place}")
+
+    Plugins.instance().register(source)
+    Plugins.instance().register(OnSearchPath)
 
 
 def explain(error: Exception, unknown_key: Callable[[str], str]) -> str:
@@ -47,6 +111,8 @@ def explain(error: Exception, unknown_key: Callable[[str], str]) -> str:
     if absent := re.search(pattern, str(error), re.DOTALL):
         group, name, choices = absent[1], absent[2], absent[3].split()
         nearest = difflib.get_close_matches(name, choices, n=3, cutoff=0.4)
+        if not nearest and len(choices) > MOST_TOLD:
+            return f"there is no {group} {name!r}: --help lists the {len(choices)} that there are"
         return f"there is no {group} {name!r}: " + (
             f"the nearest are {', '.join(nearest)}" if nearest else f"it must be one of {', '.join(choices)}"
         )

@@ -16,6 +16,8 @@ from moex.optim import SGD, Optimizer, Schedule, Step
 from moex.settings import require
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# Stands for one of them, and for compiling or not; see `moex.config.fastest`.
+FASTEST = "fastest"
 
 
 @dataclass
@@ -81,7 +83,8 @@ class RuntimeConfig:
     """How machines are used: `devices` processes, one a device, on each of `nodes`; together they train a batch.
 
     `accumulation` is the number of turns in which each device takes its share of the batch; in its place, `parts` is
-    that of the shares, on however many devices. `channels_last` null: where it helps.
+    that of the shares, on however many devices. `precision` may be
+    `fastest`, which `moex.config.fastest` settles.
     """
 
     device: str = "auto"
@@ -95,18 +98,8 @@ class RuntimeConfig:
     max_minutes: float | None = None
     precision: str = "fp32"
     compile: bool = False
-    channels_last: bool | None = None
+    channels_last: bool = True
     deterministic: bool = False
-
-    @property
-    def has_channels_last(self) -> bool:
-        """Whether weights and batches have their channels last in memory.
-
-        Unless the configuration says, they have where it helps: in all precisions but fp32, since a GPU's tensor
-        cores take the channels last, and a CPU's bfloat16 kernels gain a little. fp32 gains on some CPUs and loses
-        on some GPUs; it stays as it is, so that its numbers stay the same bits.
-        """
-        return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
     @property
     def node_count(self) -> int:
@@ -163,7 +156,8 @@ class RuntimeConfig:
         address = re.fullmatch(r".+:(\d{1,5})", self.rendezvous or "HOST:1")
         is_address = address is not None and 0 < int(address[1]) < 2**16
         require(is_address, f"{key}.rendezvous", self.rendezvous, "HOST:PORT, where node 0 listens")
-        require(self.precision in PRECISIONS, f"{key}.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        precisions = (*PRECISIONS, FASTEST)
+        require(self.precision in precisions, f"{key}.precision", self.precision, f"one of {', '.join(precisions)}")
         require(self.accumulation >= 1, f"{key}.accumulation", self.accumulation, "1 or more")
         require(self.parts is None or self.parts >= 1, f"{key}.parts", self.parts, "1 or more, or null")
         alone = self.parts is None or self.accumulation == 1
@@ -179,7 +173,7 @@ class RuntimeConfig:
             "sync_batchnorm": self.sync_batchnorm,
             "precision": self.precision,
             "compile": self.compile,
-            "channels_last": self.has_channels_last,
+            "channels_last": self.channels_last,
             "deterministic": self.deterministic,
         }
 

@@ -211,8 +211,8 @@ class ResidentImages(ResidentSource):
             starts = indices * self._image_stride + top * self._row_stride + left
         images = self._windows.index_select(0, starts)
         if flips is not None:
-            flipped = flips.nonzero()[:, 0].to(device, non_blocking=True)
-            images.index_copy_(0, flipped, images.index_select(0, flipped).flip(3))
+            mirrored = flips.to(device, non_blocking=True).view(-1, 1, 1, 1)
+            images = torch.where(mirrored, images.flip(3), images)
         images = images.contiguous(memory_format=self._memory_format)
         return images.mul(self._scale).add_(self._shift), self._labels[indices]
 

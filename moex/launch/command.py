@@ -10,10 +10,10 @@ from hydra.errors import HydraException
 
 import moex
 from moex import config
-from moex.config.composition import explain, store_schemas
+from moex.config.composition import explain, offer_schemas
 from moex.files import SaveError
+from moex.launch.manifests import offer_manifests
 from moex.launch.signals import Stopped, raise_on_signals
-from moex.reporting.manifests import store_manifests
 
 
 def run_command(
@@ -28,7 +28,7 @@ def run_command(
     Args:
         program: a function that `hydra.main` decorates. Where it cannot do what is asked, it raises `HydraException`.
         arguments: of the command line, the program's name first.
-        manifests: the folder of those whose groups the program has, beside that of its configurations, `configs`.
+        manifests: the folder of those whose groups the program has.
         unknown_key: says what is wrong about a key that the program lacks.
 
     Returns:
@@ -40,16 +40,13 @@ def run_command(
     package = str(Path(moex.__path__[0]).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     raise_on_signals()
-    store_schemas()
+    offer_schemas()
     options = {argument.partition("=")[0] for argument in arguments}
     try:
         if options & {"--cfg", "-c"} and options & {"--multirun", "-m"}:
             raise HydraException("--cfg shows one run: leave --multirun out")
         if manifests is not None:
-            try:
-                store_manifests(manifests, manifests.with_name("configs"))
-            except ValueError as error:
-                raise HydraException(str(error)) from None
+            offer_manifests(manifests)
         program()
     except (HydraException, SaveError) as error:
         print(f"error: {explain(error, unknown_key)}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -10,15 +11,19 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
-from moex.config import Config, identify_weights, name_run, parse
+from moex.config import Config, identify_weights, name_run, parse, run_folder, settle_precision
+from moex.distributed.ranks import STOP_SIGNALS
 from moex.launch.signals import Stopped, passing_on
+from moex.reporting.finished import read_result, show
 from moex.reporting.sweeps import RECORD
 
 
@@ -49,9 +54,16 @@ def make_job(composed: DictConfig, hydra: Any) -> Job:
     config = parse(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
     # So that the worker needs no file to find the run's folder.
     identify_weights(config)
+    if took := settle_precision(config.runtime):
+        _tell_once(took)
     config.name = name_run(composed.name, overrides) or config.name
     record = Path(hydra.sweep.dir, hydra.sweep.subdir, RECORD) if hydra.mode == RunMode.MULTIRUN else None
     return Job(overrides, command_line(hydra, overrides), config, record)
+
+
+@cache
+def _tell_once(text: str) -> None:
+    print(text, flush=True)
 
 
 def command_line(hydra: Any, arguments: Sequence[str]) -> str:
@@ -71,7 +83,9 @@ def run_job(composed: DictConfig) -> int:
     """
     try:
         job = make_job(composed, HydraConfig.get())
-    except ValueError as error:
+        if is_finished(job.config):
+            return 0
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     with passing_on(may_kill=job.record is None) as signals:
         code = train(job, signals)
@@ -84,6 +98,29 @@ def run_job(composed: DictConfig) -> int:
         # Submitit's own handler, which is back in its place, queues the job again and exits.
         signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
     return code
+
+
+def is_finished(config: Config) -> bool:
+    """Whether there is nothing left to train; then its result is printed.
+
+    Several nodes, which need no folder in common, hear of it from node 0.
+
+    Raises:
+        ValueError: its result is damaged.
+        OSError: it cannot be read.
+    """
+    folder = run_folder(config)
+    result = read_result(folder) if config.runtime.node_count == 1 else None
+    if result is None:
+        return False
+    console = Console()
+    console.print(f"{folder} is finished: nothing is left to train", soft_wrap=True)
+    show(result, folder, console)
+    if absent := config.test_sets.keys() - result.get("test_sets", {}).keys():
+        labels, name = ", ".join(sorted(absent)), config.test_sets[min(absent)].name
+        how = f"python evaluate.py checkpoint={folder} dataset={name}"
+        console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
+    return True
 
 
 def train(job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, **environment: str) -> int:
@@ -100,6 +137,43 @@ def train(job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, 
     """
     record = None if job.record is None else str(job.record)
     request = {"command": job.command, "config": dataclasses.asdict(job.config), "record": record}
+    # A copy of this process has imported what it needs. Not where others run in its threads, nor on a Mac, whose
+    # libraries do not bear it.
+    is_copy = output is None and sys.platform == "linux"
+    code = _copy(request, signals) if is_copy else _start(request, signals, output, environment)
+    if code < 0 and not signals:
+        ended = f"the worker was ended by {signal.Signals(-code).name}; the same command continues"
+        print(f"{job.title}error: {ended}", file=sys.stderr, flush=True)
+    return code if code >= 0 else 128 - code
+
+
+def _copy(request: dict[str, Any], signals: Sequence[int]) -> int:
+    """Trains in a copy of this process, and returns its exit code as `subprocess` has it."""
+    worker = multiprocessing.get_context("fork").Process(target=_work, args=(request,))
+    # Until it listens to them, they wait for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    worker.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if signals:
+        worker.terminate()
+    worker.join()
+    assert worker.exitcode is not None
+    return worker.exitcode
+
+
+def _work(request: dict[str, Any]) -> None:
+    # Imported where it is needed: what is refused never gets here.
+    from moex.run import __main__ as worker
+
+    # Ranks begin with the main module of whoever starts them.
+    sys.modules["__main__"] = worker
+    sys.exit(worker.work(request))
+
+
+def _start(
+    request: dict[str, Any], signals: Sequence[int], output: IO[bytes] | None, environment: dict[str, str]
+) -> int:
+    """Trains in a process that begins anew, and returns its exit code as `subprocess` has it."""
     with subprocess.Popen(
         [sys.executable, "-m", "moex.run"],
         stdin=subprocess.PIPE,
@@ -115,8 +189,4 @@ def train(job: Job, signals: Sequence[int], *, output: IO[bytes] | None = None, 
         # Left open: its end tells the worker that this process is gone. A worker that was stopped does not read.
         with suppress(BrokenPipeError):
             print(json.dumps(request), file=worker.stdin, flush=True)
-        code = worker.wait()
-    if code < 0 and not signals:
-        ended = f"the worker was ended by {signal.Signals(-code).name}; the same command continues"
-        print(f"{job.title}error: {ended}", file=sys.stderr, flush=True)
-    return code if code >= 0 else 128 - code
+        return worker.wait()

@@ -1,17 +1,14 @@
 """Manifests: what a table shows, as data in experiments/.
 
 A table's file has rows, columns and cells, each cell with its experiment and with what the paper reports of it. A
-study's, in experiments/study/, varies a key or two of one experiment. Both amount to a `Table`, and Hydra gets groups
-of both.
+study's, in experiments/study/, varies a key or two of one experiment. Both amount to a `Table`.
 """
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -140,15 +137,31 @@ def read_tables(folder: Path, *, experiments: Collection[str]) -> dict[str, Tabl
     Raises:
         ValueError: a manifest is not one, or a cell names an experiment that does not exist.
     """
-    tables = {path.stem: _read(path, Table) for path in sorted(folder.glob("*.yaml"))}
+    tables = {path.stem: read_table(path) for path in table_files(folder)}
     tables |= {f"study/{name}": study.table() for name, study in read_studies(folder).items()}
     for name, table in tables.items():
-        path = folder / f"{name}.yaml"
-        _check(table, path)
         for cell in table.cells():
             if cell.experiment is not None and cell.experiment not in experiments:
-                raise ValueError(f"{path}: there is no experiment {cell.experiment!r} in configs/experiment")
+                raise ValueError(
+                    f"{folder / name}.yaml: there is no experiment {cell.experiment!r} in configs/experiment"
+                )
     return tables
+
+
+def table_files(folder: Path) -> list[Path]:
+    """The manifests of the tables in a folder."""
+    return sorted(folder.glob("*.yaml"))
+
+
+def read_table(path: Path) -> Table:
+    """A table of its manifest.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    table = _read(path, Table)
+    _check(table, path)
+    return table
 
 
 def read_studies(folder: Path) -> dict[str, Study]:
@@ -157,11 +170,21 @@ def read_studies(folder: Path) -> dict[str, Study]:
     Raises:
         ValueError: a manifest is not one.
     """
-    studies = {path.stem: _read(path, Study) for path in sorted((folder / "study").glob("*.yaml"))}
-    for name, study in studies.items():
-        if len(study.rows) != 1 or len(study.columns) > 1:
-            raise ValueError(f"{folder / 'study' / name}.yaml: rows must vary one key, and columns one or none")
-    return studies
+    return {path.stem: read_study(folder, path.stem) for path in sorted((folder / "study").glob("*.yaml"))}
+
+
+def read_study(folder: Path, name: str) -> Study:
+    """A study of a folder of manifests.
+
+    Raises:
+        ValueError: its manifest is not one.
+    """
+    path = folder / "study" / f"{name}.yaml"
+    study = _read(path, Study)
+    if len(study.rows) != 1 or len(study.columns) > 1:
+        raise ValueError(f"{path}: rows must vary one key, and columns one or none")
+    _check(study.table(), path)
+    return study
 
 
 def paper_numbers(tables: dict[str, Table]) -> dict[str, list[dict[str, Any]]]:
@@ -181,35 +204,6 @@ def paper_numbers(tables: dict[str, Table]) -> dict[str, list[dict[str, Any]]]:
                 }
                 numbers.setdefault(cell.experiment, []).append(own | values)
     return numbers
-
-
-@cache
-def store_manifests(folder: Path, configs: Path) -> None:
-    """Stores two groups for Hydra: `study`, a sweep each, and `paper`, what is reported of an experiment.
-
-    Once a process, since there is a second of reading in it.
-
-    Args:
-        folder: of the manifests.
-        configs: the folder of the groups that are files.
-
-    Raises:
-        ValueError: a manifest is not one, or names an experiment that does not exist.
-    """
-    experiments = {path.stem for path in (configs / "experiment").glob("*.yaml")}
-    numbers = paper_numbers(read_tables(folder, experiments=experiments))
-    store = ConfigStore.instance()
-    for experiment, reported in numbers.items():
-        store.store(experiment, {"paper": reported}, group="paper", package="_global_")
-    for name, study in read_studies(folder).items():
-        sweep = {
-            "defaults": [f"/experiment/{study.experiment}"],
-            "name": f"study_{name}",
-            # What is reported is reported of the experiment, not of what is varied in it.
-            "paper": [],
-            "hydra": {"sweeper": {"params": study.sweep()}},
-        }
-        store.store(name, sweep, group="study", package="_global_")
 
 
 def _text(value: object) -> str:

@@ -66,7 +66,7 @@ def _measure(config: Config, device: torch.device) -> Cost:
         torch.randn(count, *config.dataset.shape),
         torch.arange(count) % config.dataset.num_classes,
         device=device,
-        channels_last=config.runtime.has_channels_last,
+        channels_last=config.runtime.channels_last,
     )
     run = build_run(config, {"train": source, "test": source}, device)
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import pandas as pd
 
-from moex.config import Config, identify_weights, parse, recipe, run_folder
+from moex.config import Config, identify_weights, parse, recipe, run_folder, settle_precision
 from moex.reporting.manifests import Cell, Table
 from moex.reporting.runs import Run
 from moex.reporting.tables import ABSENT
@@ -188,4 +188,5 @@ def _chosen(table: Table, rows: Collection[str], columns: Collection[str]) -> It
 def _compose(overrides: Sequence[str]) -> Config:
     config = parse(hydra.compose("train", overrides=list(overrides)))
     identify_weights(config)
+    settle_precision(config.runtime)
     return config

@@ -1,11 +1,13 @@
-"""The worker: `python -m moex.run` reads one job, a line of JSON, from standard input and trains it.
+"""The worker: trains one job, on one device itself, for several by a rank for each of this machine's.
 
-`moex.launch` starts it. On one device it trains itself; for several it starts a rank for each of this machine's. It
-ends when its standard input closes, so that no worker outlives its parent, and the ranks end with it.
+`moex.launch` starts it: as a copy of its own process, or anew, as `python -m moex.run`, which reads the job, a line
+of JSON, from standard input. No worker outlives its parent, and the ranks end with it.
 """
 
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,14 +16,12 @@ from typing import Any
 
 from rich.console import Console
 
-from moex.config import parse, run_folder
+from moex.config import parse
 from moex.config.checks import check_shares
-from moex.distributed.ranks import RankError, StopRequest, run_ranks
+from moex.distributed.ranks import STOP_SIGNALS, RankError, StopRequest, run_ranks
 from moex.files import write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import check_network, visible_gpus
-from moex.run.folder import read_result
-from moex.run.result import show
 from moex.run.session import train_rank
 
 
@@ -29,6 +29,16 @@ def main() -> int:
     """Trains what standard input asks for and returns the exit code."""
     stop = StopRequest()
     job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_exit_when_standard_input_closes, daemon=True).start()
+    return run(job, stop)
+
+
+def work(job: dict[str, Any]) -> int:
+    """The same in a process that `multiprocessing` has copied, with `STOP_SIGNALS` blocked."""
+    # Its own session: Ctrl-C on the terminal reaches the parent alone, which decides what it means.
+    os.setsid()
+    stop = StopRequest()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_exit_with_the_parent, daemon=True).start()
     return run(job, stop)
 
@@ -69,17 +79,6 @@ def _train(job: dict[str, Any], stop: StopRequest) -> int:
     console = Console()
     try:
         config = parse(job["config"])
-        folder = run_folder(config)
-        result = read_result(folder)
-        # Several nodes, which need no folder in common, hear of it from node 0.
-        if result is not None and config.runtime.node_count == 1:
-            console.print(f"{folder} is finished: nothing is left to train", soft_wrap=True)
-            show(result, folder, console)
-            if absent := config.test_sets.keys() - result.get("test_sets", {}).keys():
-                labels, name = ", ".join(sorted(absent)), config.test_sets[min(absent)].name
-                how = f"python evaluate.py checkpoint={folder} dataset={name}"
-                console.print(f"not scored at its end: {labels}; this does it: {how}", soft_wrap=True)
-            return 0
         processes = config.runtime.layout(visible_gpus=visible_gpus(config.runtime))
         check_shares(config, world_size=processes.world_size)
         check_network(config)
@@ -106,6 +105,13 @@ def _record(path: str | None, **changes: object) -> None:
 
 
 def _exit_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _exit_when_standard_input_closes() -> None:
     # Not through sys.stdin, whose lock would be held in every process that is forked meanwhile.
     while os.read(sys.stdin.fileno(), 4096):
         pass

@@ -98,7 +98,7 @@ def build_run(
         weights: as `read_initial_weights` returns them; None: fresh ones.
     """
     seed_torch(config.seed, Purpose.NETWORK)
-    memory_format = torch.channels_last if config.runtime.has_channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
     model = create_model(config)
     if weights is not None:
         load_weights(model, weights, new_head=True)
@@ -173,7 +173,7 @@ def load_sources(config: Config, device: torch.device) -> dict[str, Source]:
         config.dataset,
         seed=config.seed,
         device=device,
-        channels_last=config.runtime.has_channels_last,
+        channels_last=config.runtime.channels_last,
         limit_train=config.limit_train,
         limit_test=config.limit_test,
     )
@@ -220,7 +220,7 @@ def load_test_sets(config: Config, device: torch.device) -> dict[str, PreparedSe
                 shape=config.dataset.shape,
                 seed=config.seed,
                 device=device,
-                channels_last=config.runtime.has_channels_last,
+                channels_last=config.runtime.channels_last,
                 limit_test=config.limit_test,
             )
         except (ValueError, OSError) as error:

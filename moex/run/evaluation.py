@@ -89,7 +89,7 @@ def evaluate(config: EvaluationConfig, *, command: str, console: Console) -> lis
 
 def _score_networks(config: EvaluationConfig, device: torch.device, console: Console) -> Iterator[Scored]:
     runtime = RuntimeConfig(precision=config.precision)
-    memory_format = torch.channels_last if runtime.has_channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     named = _chosen_data_set(config.dataset)
     prepared = []
     # What is not there is told before anything is scored.
@@ -104,7 +104,7 @@ def _score_networks(config: EvaluationConfig, device: torch.device, console: Con
                     shape=candidate.dataset.shape,
                     seed=config.seed,
                     device=device,
-                    channels_last=runtime.has_channels_last,
+                    channels_last=runtime.channels_last,
                     limit_test=config.limit,
                 )
             except ValueError as error:

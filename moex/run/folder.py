@@ -192,18 +192,6 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next(iter(checkpoint.present(folder / "checkpoints")), None)
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """`result.json` of a finished run; None for a run that is not."""
-    path = folder / "result.json"
-    if not path.exists():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and the same command writes it again") from None
-    return result
-
-
 def commit() -> dict[str, Any]:
     """The commit that this package comes from, and whether its tree was dirty.
 

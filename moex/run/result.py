@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import moex
 from moex import checkpoint, metrics
@@ -21,6 +20,7 @@ from moex.distributed.communication import broadcast, gather, rank
 from moex.distributed.ranks import StopRequest
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
+from moex.processor import processor_name
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 from moex.run.folder import gather_unreadable, write_metrics
@@ -40,15 +40,6 @@ LIBRARIES = (
 )
 # Classes whose confusions are counted: of more, no table or figure can be read.
 MOST_CLASSES = 50
-TITLES = {
-    "error": "error",
-    "top5_error": "top-5 error",
-    "rms_calibration_error": "RMS calibration error",
-    "rms_calibration_error_all_bins": "RMS calibration error, all bins",
-    "aurra": "AURRA",
-    "ece": "ECE",
-    "aupr": "AUPR",
-}
 
 
 class ScoringError(Exception):
@@ -228,37 +219,6 @@ def _summary(
     }
 
 
-def show(result: dict[str, Any], folder: Path, console: Console) -> None:
-    """Prints the summary of a finished run: a table in percent for each test set, and where its figures are."""
-    chosen = f"best epoch ({result['best']['epoch']:.0f}, chosen on the {result['selected_on']} set)"
-    title = f"{result['name']}, seed {result['seed']}, {result['epochs']} epochs"
-    own = {which: result[which] for which in ("last", "best")}
-    console.print(_table("test set", own, chosen=chosen, title=title))
-    for label, figures in result.get("test_sets", {}).items():
-        console.print(_table(label, figures, chosen=chosen))
-    console.print(
-        f"{result['images_per_second']:,.0f} images/s, {result['seconds']:.0f} s on {result['device']}",
-        highlight=False,
-    )
-    for path in sorted((folder / "figures").glob("*.png")):
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
-    console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
-
-
-def _table(label: str, figures: dict[str, dict[str, float]], *, chosen: str, title: str | None = None) -> Table:
-    """The figures of one test set, in percent; those of the best weights may be lost."""
-    table = Table(title=title, title_justify="left")
-    table.add_column(f"{label}, %")
-    table.add_column("last epoch", justify="right")
-    table.add_column(chosen, justify="right")
-    shown = [name for name in figures["last"] if name not in ("epoch", "loss")]
-    for name in shown:
-        values = (figures[which][name] if which in figures else None for which in ("last", "best"))
-        cells = ("lost" if value is None else f"{100 * value:.2f}" for value in values)
-        table.add_row(TITLES.get(name, name.replace("_", " ")), *cells)
-    return table
-
-
 def _read_best(run: Run, console: Console) -> dict[str, torch.Tensor] | None:
     """The weights of the best epoch; None, and a line, where they are lost."""
     path, epoch = run.folder / "checkpoints" / checkpoint.BEST, run.state.best["epoch"]
@@ -274,13 +234,8 @@ def _read_best(run: Run, console: Console) -> dict[str, torch.Tensor] | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the processor or of the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    """The model of the GPU, or of the processor with its instructions."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def library_versions() -> dict[str, str]:

@@ -1,23 +1,28 @@
 """One rank of a run, from the data to the result."""
 
 import dataclasses
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from moex import checkpoint
-from moex.config import parse, run_folder
+from moex.config import Config, parse, run_folder
+from moex.config.fastest import slow_precision
 from moex.data import SourceError
 from moex.distributed.communication import broadcast, gather, join, rank
 from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
+from moex.processor import instructions
+from moex.reporting.finished import read_result, show
 from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets, read_initial_weights
-from moex.run.folder import NonFiniteError, claim, last_checkpoint, read_result, resume
-from moex.run.result import ScoringError, finish, show
+from moex.run.folder import NonFiniteError, claim, last_checkpoint, resume
+from moex.run.result import ScoringError, device_name, finish
 from moex.run.training import Stopped, TimeOver, train
 
 
@@ -67,6 +72,8 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 console.print(f"training on {layout.world_size} devices of {machines}", soft_wrap=True)
             try:
                 run = build_run(config, sources, device, test_sets=test_sets, weights=weights)
+                for line in introduce(run, config):
+                    console.print(line, soft_wrap=True, markup=False, highlight=False)
                 resume(run, saved, job["command"], console=console)
                 with _open_loggers(run, console) as loggers:
                     train(run, stop=stop, loggers=loggers, console=console)
@@ -85,6 +92,33 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)
     return 0
+
+
+def introduce(run: Run, config: Config) -> list[str]:
+    """What is going to be trained, a line each; and a word of what is slow here."""
+    training, device = run.training, run.state.totals.device
+    is_cpu = device.type == "cpu"
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' if count > 1 else ''}" if is_cpu else ""
+    layout = ", channels last" if config.runtime.channels_last else ""
+    compiled = ", compiled" if config.runtime.compile else ""
+    sizes = ", ".join(f"{len(source):,} {split}" for split, source in run.sources.items())
+    parameters = sum(parameter.numel() for parameter in run.state.model.parameters())
+    settings = " ".join(f"{key}={_text(value)}" for key, value in run.recipe.items())
+    slow = slow_precision(training.precision, instructions()) if is_cpu else ""
+    return [
+        f"folder      {run.folder}",
+        f"device      {device_name(device)}{threads}; {training.precision}{layout}{compiled}",
+        f"data        {config.dataset.name}: {sizes}",
+        f"parameters  {parameters:,} of {config.model.name}",
+        f"recipe      {settings or 'all defaults'}",
+        *([f"warning: {slow}"] if slow else []),
+    ]
+
+
+def _text(value: object) -> str:
+    """A value as on a command line, in short."""
+    return json.dumps(value).replace('"', "").replace(", ", ",")
 
 
 def _open_loggers(run: Run, console: Console) -> Loggers:

@@ -49,7 +49,7 @@ def training_step(values: dict[str, Any], *, exchange: bool = False, second_pass
     settings = {"steps": ["moex"] if exchange else [], "moex": {"probability": 1.0}}
     config = parse({"dataset": {"name": "cifar100"}} | values | {"augmentation": settings})
     images, labels = random_images(config.batch_size)
-    source = create_source(images, labels, channels_last=config.runtime.has_channels_last)
+    source = create_source(images, labels, channels_last=config.runtime.channels_last)
     training_run = build_run(config, {"train": source, "test": source}, DEVICE)
     state, training = training_run.state, training_run.training
     if second_pass:

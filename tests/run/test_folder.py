@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from moex import checkpoint
 from moex.config import parse
 from moex.engine import State
-from moex.run.folder import NonFiniteError, claim, commit, read_result, save
+from moex.reporting.finished import read_result
+from moex.run.folder import NonFiniteError, claim, commit, save
 from moex.run.training import Stopped
 
 

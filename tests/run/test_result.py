@@ -15,8 +15,8 @@ from rich.console import Console
 from moex import checkpoint
 from moex.engine import predict
 from moex.files import SaveError
-from moex.run.folder import read_result
-from moex.run.result import finish, show
+from moex.reporting.finished import read_result, show
+from moex.run.result import finish
 
 
 @pytest.fixture
