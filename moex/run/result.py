@@ -21,6 +21,7 @@ from moex.distributed.ranks import StopRequest
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.processor import processor_name
+from moex.reporting.finished import PREDICTIONS
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 from moex.run.folder import gather_unreadable, write_metrics
@@ -75,7 +76,7 @@ def finish(run: Run, *, stop: StopRequest, console: Console) -> dict[str, Any]:
     result |= {"confusion": confusion} if confusion else {}
     if rank() > 0:
         return result
-    write_predictions(folder / "predictions.npz", arrays)
+    write_predictions(folder / PREDICTIONS, arrays)
     for label in run.test_sets:
         _write_predictions_of_test_set(folder, label, {which: each[label] for which, each in outcomes.items()})
     # A run that was killed after its last checkpoint has not written its last row.
@@ -86,7 +87,7 @@ def finish(run: Run, *, stop: StopRequest, console: Console) -> dict[str, Any]:
 
         # Of classes without names, nobody could read it.
         named = (confusion[TEST], run.class_names) if confusion and run.class_names else None
-        save_run_figures(folder, confusion=named)
+        save_run_figures(folder, name=f"{run.name}, seed {run.seed}", confusion=named)
     write_text_atomically(folder / "result.json", _as_json(result))
     return result
 

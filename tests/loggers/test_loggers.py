@@ -64,6 +64,10 @@ def test_a_terminal_gets_a_bar_and_lines():
     speed = "4,321 images/s, 13 % waiting for data"
     for part in ("epoch 2/20", "step 10/50", "step 40/50", "loss 2.346", speed, "left"):
         assert part in text
+    # The bar is of all epochs, and says so: 60 of 1,000 steps at first, 90 then.
+    before, after = text.split("whole run")[1:][0], text.split("whole run")[-1]
+    assert " 6%" in before
+    assert any(share in after for share in (" 9%", "10%"))
 
 
 def test_a_file_gets_lines_alone():
