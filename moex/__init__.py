@@ -4,11 +4,15 @@
     with mixing(images, labels) as (images, targets):
         loss = F.cross_entropy(model(images), targets)
 
-Everything is imported when it is first used.
+Everything is imported when it is first used. The distribution is called `moment-exchange`; PyPI's `moex` is not ours.
 """
 
 import importlib
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from moex.namesake import describe_namesake
 
 if TYPE_CHECKING:
     import moex.metrics as metrics
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from moex.augmentation.mixup import Mixup
     from moex.augmentation.moex import MoEx
     from moex.exchange import FeatureExchange, MomentExchange
+    from moex.losses import mixed_cross_entropy
     from moex.normalisation import exchange_moments, moments
     from moex.run.candidates import load
 
@@ -41,10 +46,11 @@ __all__ = [
     "exchange_moments",
     "load",
     "metrics",
+    "mixed_cross_entropy",
     "models",
     "moments",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Mixing": "augmentation.mixing",
@@ -52,8 +58,13 @@ _HOMES = {
     "MomentExchange": "exchange",
     "exchange_moments": "normalisation",
     "load": "run.candidates",
+    "mixed_cross_entropy": "losses",
     "moments": "normalisation",
 }
+
+
+if (_namesake := describe_namesake(Path(__file__).parent)) is not None:
+    warnings.warn(_namesake, stacklevel=2)
 
 
 def __getattr__(name: str) -> Any:

@@ -86,9 +86,13 @@ def check_settings(settings: Any, key: str = "") -> None:
 
 def acting(settings: Any) -> dict[str, Any]:
     """The keys of a tree of settings that act on the training, dotted, with their values."""
+    return flatten(acting_tree(settings))
+
+
+def acting_tree(settings: Any) -> dict[str, Any]:
+    """The same, nested."""
     values = settings.recipe() if hasattr(settings, "recipe") else _fields(settings)
-    tree = {name: acting(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
-    return flatten(tree)
+    return {name: acting_tree(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
 
 
 def _fields(settings: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from datetime import date
 # The profiler's own messages would stand between the tables; it reads this when torch is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
+import checkout  # noqa: F401
 import torch
 from benchmarks.cifar import source_variants
 from benchmarks.images import delivery_variants, photograph_variants

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import checkout  # noqa: F401
 import numpy as np
 import soundfile
 import torch

@@ -12,6 +12,7 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
+import checkout  # noqa: F401
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch

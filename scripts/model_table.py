@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf

@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import checkout  # noqa: F401
 from rich.console import Console
 
 from moex.command_line import run_main, user_path
@@ -104,11 +105,11 @@ def _make_site(arguments: argparse.Namespace) -> None:
 def _find_exchange(arguments: argparse.Namespace) -> Exchange:
     """The exchange on the images that were asked for, or on those that are there."""
     if arguments.images is not None:
-        return show_exchange(arguments.images, root=arguments.root)
+        return show_exchange(arguments.images, root=str(arguments.root))
     try:
-        return show_exchange("cifar100", root=arguments.root)
+        return show_exchange("cifar100", root=str(arguments.root))
     except ValueError:
-        return show_exchange("digits", root=arguments.root)
+        return show_exchange("digits", root=str(arguments.root))
 
 
 def _print(arguments: argparse.Namespace) -> None:

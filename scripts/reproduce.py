@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import checkout  # noqa: F401
 from hydra.errors import HydraException
 from rich.console import Console
 

@@ -6,6 +6,7 @@ python scripts/sweep.py status PATH
 import argparse
 import sys
 
+import checkout  # noqa: F401
 from rich.console import Console
 
 from moex.command_line import run_main, user_path

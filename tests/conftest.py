@@ -111,6 +111,16 @@ def wandb_records(path):
 
 
 @pytest.fixture
+def read_wandb_run():
+    """What W&B's offline session says of a run before its first row."""
+
+    def read(path):
+        return next(record.run for record in wandb_records(path) if record.HasField("run"))
+
+    return read
+
+
+@pytest.fixture
 def read_wandb():
     """The different numbers that W&B's offline sessions in a run's folder hold under a name, in their order."""
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "moex"
 FLOORS = {
     "command_line": 0,
     "files": 0,
+    "namesake": 0,
     "normalisation": 0,
     "points": 0,
     "predictions": 0,
@@ -20,6 +21,7 @@ FLOORS = {
     "settings": 0,
     "beyond_moments": 1,
     "features": 1,
+    "losses": 1,
     "metrics": 1,
     "bootstrap": 2,
     "exchange": 2,

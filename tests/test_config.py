@@ -6,7 +6,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from moex.config import Config, acts_on_training, known_keys, parse, recipe, run_folder
+from moex.config import Config, acts_on_training, keys_in_use, known_keys, parse, recipe, run_folder
 
 REFUSED = {
     "misspelt key": ({"epoch": 3}, r"unknown key 'epoch'.*epochs"),
@@ -241,3 +241,16 @@ def test_a_test_set_is_as_the_training_set_where_it_is_not_told():
 def test_a_test_set_of_somebody_else():
     config = parse({"test_sets": [{"target": "moex.data.digits.Digits"}]})
     assert list(config.test_sets) == [config.test_sets["moex.data.digits.Digits"].name]
+
+
+def test_keys_in_use_are_those_of_what_is_chosen():
+    tree = keys_in_use(parse({"augmentation": {"steps": ["moex"], "moex": {"statistic": "order"}}}))
+    assert set(tree["augmentation"]) == {"steps", "one_of", "shared_permutation", "moex"}
+    # Of which order statistics have no number.
+    assert "components" not in tree["augmentation"]["moex"]
+    assert tree["moments"] == {}
+    assert "paper" not in tree
+    assert tree["optimizer"]["lr"] == Config().optimizer.lr
+    assert tree["output_root"] == "outputs"
+    only = keys_in_use(parse({"moments": {"use": "only"}}))
+    assert set(only["moments"]) == {"use", "layer", "norm"}

@@ -54,7 +54,8 @@ def test_a_runs_folder_is_enough(run_folder, evaluate, tmp_path):
         assert result["samples"] == {"test": 100}
         assert f"{100 * result['figures']['error']:.2f}" in printed
     (folder, _) = sorted(path.parent for path in tmp_path.rglob("evaluation.json"))
-    assert {path.name for path in (folder / "figures").iterdir()} == {"reliability.png", "response_rate.png"}
+    pictures = {f"{name}.{kind}" for name in ("reliability", "response_rate") for kind in ("png", "svg")}
+    assert {path.name for path in (folder / "figures").iterdir()} == pictures
     with np.load(folder / "predictions.npz") as ours, np.load(run_folder / "predictions.npz") as theirs:
         assert np.array_equal(ours["labels"], theirs["labels"])
 

@@ -1,16 +1,17 @@
 """What docs/extending.md shows works outside the repository: its code and its command, in a folder of their own."""
 
 import json
-import re
 import shlex
 import sys
+from functools import partial
 
+import pages
 import pytest
-from program import REPOSITORY, run
+from program import run
 
 from moex.config import parse
 
-PAGE = (REPOSITORY / "docs" / "extending.md").read_text()
+blocks = partial(pages.blocks, "extending.md")
 SHORT = ("epochs=1", "limit_train=100", "limit_test=50")
 
 
@@ -39,11 +40,6 @@ def largest(result):
 
 # A row for each section with code: what holds of the run that its command leaves.
 SECTIONS = {"A data set": stripes, "A network": two_layers, "An augmentation step": noise, "A statistic": largest}
-
-
-def blocks(section, language):
-    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -1,9 +1,11 @@
-"""The wheel: what is in it, and that it works away from the checkout."""
+"""What is published: what the wheel and the source distribution hold, and that the wheel works by itself."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,23 +25,56 @@ print(moex.metrics.aurra(logits, torch.arange(4)))
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    target = tmp_path_factory.mktemp("wheel")
-    source = target / "source"
-    # From a copy of what is committed or will be: setuptools leaves a folder build/ behind.
+def committed():
+    """The paths of what is committed or will be."""
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split("\n")
-    for name in filter(None, names):
-        if (REPOSITORY / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((REPOSITORY / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(target), str(source)]
+    return [name for name in names if name and (REPOSITORY / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The folder of both, the wheel built from the source distribution, as for a release."""
+    target = tmp_path_factory.mktemp("distributions")
+    source = target / "source"
+    # From a copy: setuptools leaves a folder build/ behind.
+    for name in committed():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((REPOSITORY / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target / "dist"), str(source)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = target.glob("*.whl")
+    return target / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions):
+    (path,) = distributions.glob("moment_exchange-*.whl")
     return path
+
+
+def test_a_registry_takes_both(distributions):
+    paths = sorted(map(str, distributions.iterdir()))
+    assert len(paths) == 2
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *paths], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.count("PASSED") == 2
+
+
+def test_the_source_distribution_is_the_checkout(distributions):
+    (path,) = distributions.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    missing = {name for name in committed() if not name.startswith((".", "MANIFEST.in"))} - names
+    assert not missing
+
+
+def test_the_changelog_begins_with_this_version():
+    headings = re.findall(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == moex.__version__
 
 
 def test_the_wheel_holds_the_package_alone(wheel):
@@ -53,6 +88,7 @@ def test_the_wheel_holds_the_package_alone(wheel):
     assert ours | {"moex/py.typed"} <= set(names)
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
     assert {line.split()[1].split(">")[0] for line in required} == {"torch", "numpy"}
+    assert "Name: moment-exchange" in metadata
     assert "License-Expression: MIT" in metadata
     assert f"Version: {moex.__version__}" in metadata
 

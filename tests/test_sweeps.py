@@ -112,6 +112,7 @@ def status(monkeypatch, capsys):
 
     def run(path):
         monkeypatch.setattr(sys, "argv", ["sweep.py", "status", str(path)])
+        monkeypatch.syspath_prepend(REPOSITORY / "scripts")
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(REPOSITORY / "scripts" / "sweep.py"), run_name="__main__")
         printed = capsys.readouterr()

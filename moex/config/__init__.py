@@ -28,7 +28,7 @@ from moex.config.schema import Config, RuntimeConfig
 from moex.data import DataSet
 from moex.loggers import LoggerConfig
 from moex.optim import OPTIMIZERS, SCHEDULES
-from moex.settings import acting, expand_home, flatten, require
+from moex.settings import acting, acting_tree, expand_home, flatten, require
 
 __all__ = [
     "Config",
@@ -36,6 +36,7 @@ __all__ = [
     "acts_on_training",
     "defaults",
     "identify_weights",
+    "keys_in_use",
     "known_keys",
     "name_run",
     "parse",
@@ -164,6 +165,14 @@ def recipe(config: Config) -> dict[str, Any]:
     own = type(config.dataset)(root=os.devnull)
     default |= {f"dataset.{key}": value for key, value in acting(own).items() if key not in ("name", "target")}
     return {key: value for key, value in sorted(acting(config).items()) if value != default.get(key)}
+
+
+def keys_in_use(config: Config) -> dict[str, Any]:
+    """A configuration, nested, without what nothing uses: settings of steps that are not in the list, for example."""
+    tree = dataclasses.asdict(config)
+    # What is reported of an experiment sets nothing.
+    del tree["paper"]
+    return tree | {part: acting_tree(getattr(config, part)) for part in ("augmentation", "moments")}
 
 
 def run_folder(config: Config) -> Path:

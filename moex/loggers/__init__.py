@@ -49,7 +49,7 @@ def open_loggers(
         settings: which loggers.
         folder: the run's.
         done: steps that former sessions have behind them.
-        config: the run's whole configuration, nested.
+        config: the run's configuration, nested, as far as it is in use.
         console: where failures are reported.
     """
     factories: dict[str, Callable[[], Logger]] = {

@@ -19,7 +19,7 @@ class Logger(Protocol):
         """Records scalars at a step."""
 
     def log_result(self, result: Mapping[str, Any], *, figures: Sequence[Path], step: int) -> None:
-        """Records the figures, and the hyper-parameters with the final metrics, of a run that is complete.
+        """Records the figures and the final metrics of a run that is complete.
 
         Args:
             result: what `result.json` holds.
@@ -49,7 +49,7 @@ class LoggerSettings:
         Args:
             folder: the run's.
             done: steps that former sessions have behind them.
-            config: the run's whole configuration, nested.
+            config: the run's configuration, nested, as far as it is in use.
         """
         raise NotImplementedError
 

@@ -5,21 +5,27 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class ProgressDisplay:
-    """A bar on a terminal: epoch, step, loss, images/s, time left; elsewhere only the line an epoch."""
+    """A bar on a terminal, elsewhere only the line an epoch.
+
+    Before the bar stand the epoch and its step, its loss and its images/s so far, which the line of the epoch has at
+    its end; the bar, the share beside it and the time left are of the whole run.
+    """
 
     def __init__(self, console: Console, *, epochs: int, steps_per_epoch: int, done: int) -> None:
         self._steps_per_epoch, self._epochs = steps_per_epoch, epochs
         self._console = console
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=24),
             TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[speed]} images/s{task.fields[waiting]}"),
+            TextColumn(" whole run"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from moex.loggers.base import LoggerSettings, final_metrics, named_figures
+from moex.metrics import summarise
 from moex.settings import flatten
 
 
@@ -21,17 +22,21 @@ class TensorBoardSettings(LoggerSettings):
 
     def open(self, folder: Path, *, done: int, config: Mapping[str, Any]) -> "TensorBoardLogger":
         """See `LoggerSettings`."""
-        return TensorBoardLogger(folder, done=done)
+        return TensorBoardLogger(folder, done=done, config=config)
 
 
 class TensorBoardLogger:
     """Event files for TensorBoard, in `<folder>/tensorboard`."""
 
-    def __init__(self, folder: Path, *, done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, folder: Path, *, done: int, config: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter, summary
 
         # What a killed session logged after its last checkpoint, at step `done`, is trained and logged again.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+        # Into this very file: SummaryWriter.add_hparams opens one of its own, and that at the end alone.
+        *begin, self._end = summary.hparams(_hyper_parameters(config), dict.fromkeys(_final_names(), 0.0))
+        self._add(*begin)
+        self._writer.flush()
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """See `Logger`."""
@@ -45,20 +50,27 @@ class TensorBoardLogger:
         for name, path in named_figures(figures).items():
             with Image.open(path) as image:
                 self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
-        # add_hparams opens a second file, and TensorBoard goes on to it for good.
-        self._writer.flush()
-        # In this very folder: one of their own would be a second run to TensorBoard.
-        self._writer.add_hparams(
-            _hyper_parameters(result["config"]), final_metrics(result), run_name=".", global_step=step
-        )
+        for name, value in final_metrics(result).items():
+            self._writer.add_scalar(name, value, step)
+        self._add(self._end)
 
     def close(self, *, finished: bool) -> None:
         """See `Logger`."""
         self._writer.close()
 
+    def _add(self, *summaries: Any) -> None:
+        for each in summaries:
+            self._writer.file_writer.add_summary(each)
+
+
+def _final_names() -> list[str]:
+    """What `final_metrics` will name."""
+    names = ("epoch", *summarise([[1.0, 0.0]], [0]))
+    return [f"{which}/{name}" for which in ("last", "best") for name in names]
+
 
 def _hyper_parameters(config: Mapping[str, Any]) -> dict[str, int | float | str]:
-    """A whole configuration as dotted keys, with values that TensorBoard takes; None is no value to it."""
+    """A configuration as dotted keys, with values that TensorBoard takes; None is no value to it."""
     return {
         key: value if isinstance(value, int | float | str) else str(value)
         for key, value in flatten(dict(config)).items()

@@ -44,10 +44,16 @@ class WandbLogger:
             resume="allow",
             project=project,
             name="/".join(folder.parts[-2:]),
+            # Of the runs of one recipe, which differ in their seeds.
+            group=folder.parent.name,
+            tags=_tags(config),
             dir=str(folder),
             config=dict(config),
             mode=None if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False) else "offline",
-            settings=wandb.Settings(silent=True, finish_timeout=UPLOAD_PATIENCE, finish_timeout_raises=True),
+            # What a terminal shows is drawn with codes that are none to a reader.
+            settings=wandb.Settings(
+                silent=True, console="off", finish_timeout=UPLOAD_PATIENCE, finish_timeout_raises=True
+            ),
         )
         self._run.define_metric("*", step_metric="global_step")
 
@@ -66,6 +72,12 @@ class WandbLogger:
     def close(self, *, finished: bool) -> None:
         """See `Logger`."""
         self._run.finish(exit_code=0 if finished else 1)
+
+
+def _tags(config: Mapping[str, Any]) -> list[str]:
+    """Data set, network and steps, by which runs of several recipes are found; W&B takes up to 64 letters."""
+    names = [config["dataset"]["name"], config["model"]["name"], *config["augmentation"]["steps"]]
+    return list(dict.fromkeys(str(name)[:64] for name in names))
 
 
 def _run_id(folder: Path) -> str:

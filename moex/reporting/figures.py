@@ -1,8 +1,7 @@
 """The figures of one run, and the learning curves of several.
 
 Each function returns a `matplotlib.figure.Figure` of its own, free of pyplot's global state: it can be saved,
-or changed first, in any thread and without a display. Titles state the result. The colours are those of Okabe
-and Ito, which the colour-blind tell apart.
+or changed first, in any thread and without a display. Titles state the result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,33 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from moex import metrics
-from moex.predictions import Array, Floats
+from moex.predictions import Array
 from moex.reporting.predictions import PREDICTIONS, read_predictions
+from moex.reporting.style import BLUE as BLUE
+from moex.reporting.style import (
+    COLOURS,
+    GREEN,
+    LINE_STYLES,
+    headline,
+    mark_epochs,
+    new_figure,
+    plain,
+    save_figure,
+    spread_low_values,
+    start_at_zero,
+)
+from moex.reporting.style import GREY as GREY
+from moex.reporting.style import ORANGE as ORANGE
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-LINE_STYLES = ("-", "--", ":", "-.")
-GREY = "#6B6B6B"
 # Up to this many epochs, each is shown as a dot.
 FEW_EPOCHS = 12
+# So many recipes with names of so many letters are told apart inside the axes.
+FEW_RECIPES, SHORT_NAME = 6, 60
+# What an axis of percent that ends at 100 may span.
+SPANS = (1, 2, 5, 10, 20, 25, 50, 100)
 
 LEARNING_CURVES = "learning_curves.png"
 RELIABILITY = "reliability.png"
@@ -33,7 +46,7 @@ RESPONSE_RATE = "response_rate.png"
 CONFUSION = "confusion.png"
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
+def learning_curves(history: pd.DataFrame, *, name: str | None = None) -> Figure:
     """Draws error and loss, and below them the learning rate and the speed, against the epoch.
 
     Args:
@@ -41,13 +54,14 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             test_error (fractions), train_loss, test_loss and images_per_second; where there is a validation set,
             validation_error and validation_loss too. Where a value is NaN, as the test columns are after an epoch
             without evaluation, the curve runs on to the next one.
+        name: Of the run, which the figure shows below.
 
     Raises:
         ValueError: A column is missing, or there is no row.
     """
     drawn = ("learning_rate", "train_error", "test_error", "train_loss", "test_loss", "images_per_second")
     _check_history(history, drawn)
-    figure = _figure(9, 4.6)
+    figure = new_figure(9, 4.6)
     (error, loss), (rate, speed) = figure.subplots(2, 2, sharex=True, height_ratios=(3.2, 1))
     parts = [("train", BLUE, "training"), ("validation", GREEN, "validation"), ("test", ORANGE, "test")]
     for axes, quantity, factor in ((error, "error", 100), (loss, "loss", 1)):
@@ -59,24 +73,26 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     _draw_curve(speed, history, "images_per_second", color=GREY)
     titles = ("error, %", "loss, nats", "learning rate", "images/s")
     for axes, title in zip((error, loss, rate, speed), titles, strict=True):
-        _plain(axes)
-        _start_at_zero(axes)
-        axes.set_title(title, loc="left", fontsize=10, color=GREY)
+        plain(axes)
+        start_at_zero(axes)
+        scale = ", log scale" if axes in (error, loss) and spread_low_values(axes) else ""
+        axes.set_title(title + scale, loc="left", fontsize=10, color=GREY)
     for axes in (rate, speed):
         axes.set_xlabel("epoch")
         axes.yaxis.set_major_locator(MaxNLocator(2))
-        _mark_epochs(axes, history["epoch"])
-    _headline(figure, _summary(history, error))
+        mark_epochs(axes, history["epoch"])
+    headline(figure, _summary(history, error), name=name)
     return figure
 
 
-def reliability_diagram(logits: Array, labels: Array, *, bins: int = 15) -> Figure:
+def reliability_diagram(logits: Array, labels: Array, *, bins: int = 15, name: str | None = None) -> Figure:
     """Draws accuracy against confidence in bins of equal width, and the share of predictions in each bin.
 
     Args:
         logits: `[N, K]`, floating point, finite.
         labels: `[N]`, integers in [0, K).
         bins: Number of bins that divide [0, 1].
+        name: Of the run, which the figure shows below.
 
     Raises:
         ValueError: As `moex.metrics.calibration_bins`.
@@ -87,18 +103,18 @@ def reliability_diagram(logits: Array, labels: Array, *, bins: int = 15) -> Figu
     confidence, accuracy = 100 * parts.confidence[filled], 100 * parts.accuracy[filled]
     share = 100 * parts.samples[filled] / parts.samples.sum()
 
-    figure = _figure(5.2, 5.6)
+    figure = new_figure(5.2, 5.6)
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1))
     diagram.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
     diagram.bar(left, accuracy, width, align="edge", color="#8DBFE0", edgecolor="white", label="accuracy")
     ends = left + 0.1 * width, left + 0.9 * width
     diagram.hlines(confidence, *ends, color=ORANGE, linewidth=2.5, label="mean confidence")
     diagram.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    diagram.legend(loc="upper left", fontsize=8, framealpha=0.9, edgecolor="white")
     histogram.bar(left, share, width, align="edge", color=GREY, edgecolor="white")
     histogram.set(xlabel="confidence, %", ylabel="predictions, %")
     for axes in (diagram, histogram):
-        _plain(axes)
+        plain(axes)
 
     excess = float(np.sum(share * (confidence - accuracy))) / 100
     if abs(excess) < 0.05:
@@ -107,18 +123,20 @@ def reliability_diagram(logits: Array, labels: Array, *, bins: int = 15) -> Figu
         message = f"{'Overconfident' if excess > 0 else 'Underconfident'} by {abs(excess):.1f} points"
     ece = 100 * metrics.expected_calibration_error(logits, labels, bins=bins)
     rms = 100 * metrics.rms_calibration_error(logits, labels)
-    _headline(figure, message, f"ECE {ece:.1f} %, RMS calibration error {rms:.1f} %")
+    headline(figure, message, f"ECE {ece:.1f} %, RMS calibration error {rms:.1f} %", name=name)
     return figure
 
 
-def response_rate_curve(logits: Array, labels: Array) -> Figure:
+def response_rate_curve(logits: Array, labels: Array, *, name: str | None = None) -> Figure:
     """Draws accuracy against the share of samples that are answered, the most confident first.
 
-    The shaded area under the curve, a step function, is AURRA.
+    The shaded area under the curve, a step function, is AURRA. Where nearly all are right, the axis begins where the
+    curve can be seen, and says so.
 
     Args:
         logits: `[N, K]`, floating point, finite.
         labels: `[N]`, integers in [0, K).
+        name: Of the run, which the figure shows below.
 
     Raises:
         ValueError: As `moex.metrics.response_rate_curve`.
@@ -127,35 +145,42 @@ def response_rate_curve(logits: Array, labels: Array) -> Figure:
     edges, accuracy = 100 * np.append(0, curve.response_rate), 100 * curve.accuracy
     half = (len(accuracy) - 1) // 2
 
-    figure = _figure(5.2, 4.4)
+    figure = new_figure(5.2, 4.4)
     axes = figure.subplots()
-    axes.stairs(accuracy, edges, fill=True, color=BLUE, alpha=0.18, linewidth=0)
+    # A picture in an SVG, which would else hold a corner for every sample.
+    axes.stairs(accuracy, edges, fill=True, color=BLUE, alpha=0.12, linewidth=0, rasterized=True)
     axes.stairs(accuracy, edges, color=BLUE, linewidth=1.8, baseline=None)
     axes.plot(edges[[half + 1, -1]], accuracy[[half, -1]], "o", color=BLUE, clip_on=False, zorder=3)
     area = 100 * metrics.aurra(logits, labels)
+    lowest = float(accuracy[len(accuracy) // 20 :].min())
+    bottom = 0.0 if lowest < 75 else 100 - next(span for span in SPANS if span >= 2.5 * (100 - lowest))
     # Inside the area where it is tall enough for the words, else above it.
-    height = area / 2 if area > 25 else accuracy[len(accuracy) // 5 :].max() + 6
-    axes.text(50, height, f"area = AURRA\n{area:.1f} %", ha="center", va="center" if area > 25 else "bottom")
-    axes.set(xlim=(0, 100), ylim=(0, 100))
-    axes.set(xlabel="response rate, % (the most confident first)", ylabel="accuracy, %")
-    _plain(axes)
+    inside = lowest - bottom > 0.2 * (100 - bottom)
+    height = (bottom + lowest) / 2 if inside else accuracy[len(accuracy) // 5 :].max() + 6
+    axes.text(50, height, f"area = AURRA\n{area:.1f} %", ha="center", va="center" if inside else "bottom")
+    axes.set(xlim=(0, 100), ylim=(bottom, 100))
+    axes.set_xlabel("response rate, % (the most confident first)")
+    axes.set_ylabel(f"accuracy, % (from {bottom:g} on)" if bottom else "accuracy, %")
+    plain(axes)
     detail = f"right: {accuracy[-1]:.1f} % of all predictions, {accuracy[half]:.1f} % of the surer half"
-    _headline(figure, f"AURRA {area:.1f} %", detail)
+    headline(figure, f"AURRA {area:.1f} %", detail, name=name)
     return figure
 
 
-def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str]) -> Figure:
+def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str], *, name: str | None = None) -> Figure:
     """Draws what samples of each class are taken for: in colour their share of the class, in figures their number.
 
     Args:
         counts: `[K, K]`, as `moex.metrics.confusion_matrix` returns them.
         class_names: Of the K classes.
+        name: Of the run, which the figure shows below.
     """
     matrix = np.asarray(counts)
     sizes = matrix.sum(axis=1)
     shares = 100 * matrix / np.maximum(sizes, 1)[:, None]
     side = 2.2 + 0.34 * len(matrix)
-    figure = _figure(side + 0.8, side)
+    # Wide enough for the headline.
+    figure = new_figure(max(side + 0.8, 5.2), side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for (label, prediction), count in np.ndenumerate(matrix):
@@ -174,7 +199,7 @@ def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str]) -> Figur
     if wrong.max() > 0:
         often = f"{matrix[label, prediction]} of {sizes[label]}"
         message += f"; most often {class_names[label]!r} is taken for {class_names[prediction]!r}: {often}"
-    figure.suptitle(message, x=0.015, ha="left", fontsize=9, fontweight="bold")
+    headline(figure, message, size=9, name=name)
     return figure
 
 
@@ -191,7 +216,7 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
     if not histories:
         raise ValueError("there is no recipe to compare: histories is empty")
     tables = {name: _error_table(name, history) for name, history in histories.items()}
-    figure = _figure(9, 4.4 + 0.22 * len(tables))
+    figure = new_figure(9, 4.8 + (0.22 * len(tables) if len(tables) > FEW_RECIPES else 0))
     axes = figure.subplots()
     for position, (name, table) in enumerate(tables.items()):
         colour = COLOURS[position % len(COLOURS)]
@@ -202,15 +227,19 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
         marker = "o" if len(table) <= FEW_EPOCHS else None
         axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, linewidth=0)
         axes.plot(table.index, table.mean(axis=1), color=colour, linestyle=style, marker=marker, label=label)
-    axes.set(xlabel="epoch", ylabel="test error, %")
-    # Below, where long names have room.
-    figure.legend(frameon=False, loc="outside lower left", fontsize=9)
-    _plain(axes)
-    _start_at_zero(axes)
-    _mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
+    axes.set_xlabel("epoch")
+    if len(tables) <= FEW_RECIPES and max(map(len, tables)) <= SHORT_NAME:
+        axes.legend(loc="upper right", fontsize=9, framealpha=0.9, edgecolor="white")
+    else:
+        # Below, where many and long names have room.
+        figure.legend(frameon=False, loc="outside lower left", fontsize=9)
+    plain(axes)
+    start_at_zero(axes)
+    axes.set_ylabel("test error, %" + (", log scale" if spread_low_values(axes) else ""))
+    mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
     message = _outcome({name: table.iloc[-1] for name, table in tables.items()})
     detail = "test error after the last epoch ± standard deviation; mean over seeds in a band from lowest to highest"
-    _headline(figure, message, detail)
+    headline(figure, message, detail)
     return figure
 
 
@@ -222,7 +251,7 @@ def compare_with_reported(cells: pd.DataFrame) -> Figure:
             NaN where there is nothing.
     """
     columns, methods = list(dict.fromkeys(cells["column"])), list(dict.fromkeys(cells["method"]))
-    figure = _figure(2.6 + 3.2 * len(columns), 1.5 + 0.32 * len(methods))
+    figure = new_figure(2.6 + 3.2 * len(columns), 1.5 + 0.32 * len(methods))
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, column in zip(panels, columns, strict=True):
         part = cells[cells["column"] == column]
@@ -236,7 +265,7 @@ def compare_with_reported(cells: pd.DataFrame) -> Figure:
         )
         axes.set_title(column, loc="left", fontsize=10, color=GREY)
         axes.set_xlabel("best epoch, %")
-        _plain(axes)
+        plain(axes)
     panels[0].set_yticks(range(len(methods)), methods)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
     labels = {
@@ -244,7 +273,7 @@ def compare_with_reported(cells: pd.DataFrame) -> Figure:
     }
     figure.legend(labels.values(), labels.keys(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     measured = cells["mean"].notna().sum()
-    _headline(figure, f"{measured} of {len(cells)} cells measured")
+    headline(figure, f"{measured} of {len(cells)} cells measured")
     return figure
 
 
@@ -260,12 +289,17 @@ def _outcome(last: Mapping[str, "pd.Series[float]"]) -> str:
     return f"No recipe ends clearly lowest: {lowest.mean():.2f} to {highest.mean():.2f} %"
 
 
-def save_run_figures(folder: Path, *, confusion: tuple[npt.ArrayLike, Sequence[str]] | None = None) -> list[Path]:
-    """Draws the figures of a run, most of them from what is in its folder, and returns their paths.
+def save_run_figures(
+    folder: Path, *, name: str | None = None, confusion: tuple[npt.ArrayLike, Sequence[str]] | None = None
+) -> list[Path]:
+    """Draws the figures of a run, most of them from what is in its folder, and returns the paths of the pictures.
+
+    Beside each PNG lies the same as SVG.
 
     Args:
         folder: Holds `metrics.csv` and `predictions.npz` (arrays `logits` and `labels`); the pictures go to
             its subfolder `figures`.
+        name: of the run, which the figures show below.
         confusion: What `confusion_matrix` draws; None: nothing.
 
     Raises:
@@ -274,17 +308,17 @@ def save_run_figures(folder: Path, *, confusion: tuple[npt.ArrayLike, Sequence[s
     history = _read_history(folder / "metrics.csv")
     logits, labels, _ = read_predictions(folder / PREDICTIONS)
     figures = {
-        LEARNING_CURVES: learning_curves(history),
-        RELIABILITY: reliability_diagram(logits, labels),
-        RESPONSE_RATE: response_rate_curve(logits, labels),
+        LEARNING_CURVES: learning_curves(history, name=name),
+        RELIABILITY: reliability_diagram(logits, labels, name=name),
+        RESPONSE_RATE: response_rate_curve(logits, labels, name=name),
     }
     if confusion is not None:
-        figures[CONFUSION] = confusion_matrix(*confusion)
+        figures[CONFUSION] = confusion_matrix(*confusion, name=name)
     target = folder / "figures"
     target.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(target / name)
-    return [target / name for name in figures]
+    for file, figure in figures.items():
+        save_figure(figure, target / file)
+    return [target / file for file in figures]
 
 
 def _read_history(path: Path) -> pd.DataFrame:
@@ -345,32 +379,3 @@ def _summary(history: pd.DataFrame, axes: Axes) -> str:
         why = "lowest" if chooses == "test_error" else "chosen on the validation set"
         message += f" ({why}: {100 * best['test_error']:.2f} % after epoch {best['epoch']:.0f})"
     return message
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-
-
-def _start_at_zero(axes: Axes) -> None:
-    """Shows sizes as they are; room above, for the legend as well, in place of a cut line."""
-    axes.set_ylim(0, 1.1 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
-
-
-def _headline(figure: Figure, message: str, detail: str | None = None) -> None:
-    figure.suptitle(message, x=0.015, ha="left", fontsize=12, fontweight="bold")
-    if detail is not None:
-        figure.axes[0].set_title(detail, loc="left", fontsize=9, color=GREY)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E4E4E4", linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def _mark_epochs(axes: Axes, epochs: "pd.Series[float] | Floats") -> None:
-    """Whole epochs as ticks, and room on both sides where there is one alone."""
-    first, last = float(np.min(epochs)), float(np.max(epochs))
-    margin = 0.5 if first == last else 0.02 * (last - first)
-    axes.set_xlim(first - margin, last + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from moex.reporting.figures import compare_learning_curves
+from moex.reporting.finished import metrics_of
 from moex.reporting.runs import METRICS, Run, group_runs, names_of, read_runs, splits_of
 from moex.reporting.tables import as_text, markdown, tabulate
 
@@ -104,9 +105,13 @@ def summarise(runs: Iterable[Run], which: str) -> pd.DataFrame:
         which: `last` or `best` epoch.
     """
     rows = []
-    for group in group_runs(runs):
+    groups = group_runs(runs)
+    metrics = [
+        name for name in METRICS if any(name in metrics_of(run.result, METRICS) for group in groups for run in group)
+    ]
+    for group in groups:
         table = 100 * pd.DataFrame([run.result[which] for run in group])
-        cells = {title: _mean_and_deviation(table[metric]) for metric, title in METRICS.items()}
+        cells = {METRICS[metric]: _mean_and_deviation(table[metric]) for metric in metrics}
         rows.append({"experiment": names_of(group), "n": len(group)} | cells)
     return pd.DataFrame(rows)
 

@@ -24,6 +24,7 @@ from moex.files import saving, write_text_atomically
 from moex.metrics import score, summarise, summarise_scores
 from moex.reporting.evaluations import save_table, show_table
 from moex.reporting.figures import RELIABILITY, RESPONSE_RATE, reliability_diagram, response_rate_curve
+from moex.reporting.style import save_figure
 from moex.reporting.sweeps import now
 from moex.run.build import choose_device
 from moex.run.candidates import Candidate, find_candidate
@@ -78,7 +79,7 @@ def evaluate(config: EvaluationConfig, *, command: str, console: Console) -> lis
     results = []
     for one in scored:
         result, folder = _result(one, config, device, command), _folder(one, config)
-        _save(result, one.outcome, folder)
+        _save(result, one.outcome, folder, title=f"{one.name} on {one.label}")
         results.append(result)
         console.print(f"  {folder / RESULT}", highlight=False, soft_wrap=True)
     show_table(results, console)
@@ -261,7 +262,7 @@ def _folder(one: Scored, config: EvaluationConfig) -> Path:
     return Path(config.output_root) / "evaluations" / f"{one.name}-{digest}" / one.label.replace("/", "_")
 
 
-def _save(result: dict[str, Any], outcome: Outcome, folder: Path) -> None:
+def _save(result: dict[str, Any], outcome: Outcome, folder: Path, *, title: str) -> None:
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if outcome.logits is not None and outcome.labels is not None:
@@ -269,7 +270,8 @@ def _save(result: dict[str, Any], outcome: Outcome, folder: Path) -> None:
         write_predictions(folder / PREDICTIONS, arrays)
         with saving(folder / FIGURES):
             (folder / FIGURES).mkdir(exist_ok=True)
-            reliability_diagram(outcome.logits, outcome.labels).savefig(folder / FIGURES / RELIABILITY)
-            response_rate_curve(outcome.logits, outcome.labels).savefig(folder / FIGURES / RESPONSE_RATE)
+            drawn = {RELIABILITY: reliability_diagram, RESPONSE_RATE: response_rate_curve}
+            for file, draw in drawn.items():
+                save_figure(draw(outcome.logits, outcome.labels, name=title), folder / FIGURES / file)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     write_text_atomically(folder / RESULT, text)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
+import moex
 from moex import checkpoint, metrics
 from moex.data import TEST, VALIDATION, Source, SourceError
 from moex.distributed.communication import broadcast, gather, rank
@@ -21,6 +22,7 @@ from moex.distributed.ranks import StopRequest
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.processor import processor_name
+from moex.reporting.predictions import PREDICTIONS
 from moex.reporting.runs import RESULT
 from moex.reporting.sweeps import now
 from moex.run.build import Run
@@ -30,7 +32,6 @@ from moex.run.soundness import check_best
 from moex.run.training import Stopped
 
 LIBRARIES = (
-    "moex",
     "torch",
     "torchvision",
     "torchaudio",
@@ -78,7 +79,7 @@ def finish(run: Run, *, stop: StopRequest, console: Console) -> dict[str, Any]:
     result |= {"confusion": confusion} if confusion else {}
     if rank() > 0:
         return result
-    write_predictions(folder / "predictions.npz", arrays)
+    write_predictions(folder / PREDICTIONS, arrays)
     for label in run.test_sets:
         _write_predictions_of_test_set(folder, label, {which: each[label] for which, each in outcomes.items()})
     # A run that was killed after its last checkpoint has not written its last row.
@@ -89,7 +90,7 @@ def finish(run: Run, *, stop: StopRequest, console: Console) -> dict[str, Any]:
 
         # Of classes without names, nobody could read it.
         named = (confusion[TEST], run.class_names) if confusion and run.class_names else None
-        save_run_figures(folder, confusion=named)
+        save_run_figures(folder, name=f"{run.name}, seed {run.seed}", confusion=named)
     write_text_atomically(folder / RESULT, _as_json(result))
     return result
 
@@ -241,7 +242,8 @@ def device_name(device: torch.device) -> str:
 
 def library_versions() -> dict[str, str]:
     """The versions of the libraries that can change a number, where they are installed."""
-    found = {}
+    # Not that of a distribution: `moex` is also another's.
+    found = {"moex": moex.__version__}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

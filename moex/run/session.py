@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from moex import checkpoint
-from moex.config import Config, parse, run_folder
+from moex.config import Config, keys_in_use, parse, run_folder
 from moex.config.fastest import slow_precision
 from moex.data import TRAIN, MissingDataError, SourceError
 from moex.distributed.communication import broadcast, gather, join, rank
@@ -88,7 +88,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 for line in introduce(run, config):
                     console.print(line, soft_wrap=True, markup=False, highlight=False)
                 resume(run, _load_checkpoint(run, report), job["command"], console=console)
-                with _open_loggers(run, console) as loggers:
+                with _open_loggers(run, keys_in_use(config), console) as loggers:
                     train(run, stop=stop, loggers=loggers, console=console)
                     result = finish(run, stop=stop, console=console)
                     figures = sorted((folder / "figures").glob("*.png"))
@@ -158,11 +158,11 @@ def _text(value: object) -> str:
     return json.dumps(value).replace('"', "").replace(", ", ",")
 
 
-def _open_loggers(run: Run, console: Console) -> Loggers:
+def _open_loggers(run: Run, config: dict[str, Any], console: Console) -> Loggers:
     """The loggers of this session; rank 0 alone has any."""
     if rank() > 0:
         return Loggers({}, console=console)
-    return open_loggers(run.loggers, run.folder, done=run.state.global_step, config=run.config, console=console)
+    return open_loggers(run.loggers, run.folder, done=run.state.global_step, config=config, console=console)
 
 
 def _how_to_continue(folder: Path, *, when: str = "") -> str:

@@ -116,24 +116,29 @@ def _follow_steps(
 ) -> None:
     """Logs, saves and stops between the steps of an epoch."""
     state, every_steps = run.state, run.checkpoints.every_steps
+    # What is shown of an epoch is its own from its first step on.
+    is_first = True
     for lr in steps:
         seconds = timer.lap()
         state.epoch_seconds, state.seconds = state.epoch_seconds + seconds, state.seconds + seconds
         state.epoch_waited += timer.waited()
         display.step(epoch=state.epoch, step=state.step)
-        if state.global_step % run.loggers.every_steps == 0:
+        is_due = state.global_step % run.loggers.every_steps == 0
+        if is_due or is_first:
             samples = min(state.step * run.training.batch_size, len(run.training.source))
             loss_sum, _ = check_finite(run)
             loss, speed = loss_sum / samples, samples / state.epoch_seconds
             display.loss(loss, images_per_second=speed, waiting_share=state.epoch_waited / state.epoch_seconds)
-            values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
-            loggers.log(values, step=state.global_step)
+            if is_due or state.global_step == 1:
+                values = {"step/loss": loss, "step/learning_rate": lr, "step/images_per_second": speed}
+                loggers.log(values, step=state.global_step)
+        is_first = False
         action = agreement.settle(timer.action())
         # After the last step of an epoch a save follows its evaluation. One before would let the epoch's row, logged
         # at the same step, be logged twice where a run is killed in between.
         is_last = state.step == state.steps_per_epoch
-        is_due = action == Action.SAVE or (every_steps is not None and state.step % every_steps == 0)
-        if action > Action.SAVE or (is_due and not is_last):
+        saves = action == Action.SAVE or (every_steps is not None and state.step % every_steps == 0)
+        if action > Action.SAVE or (saves and not is_last):
             save(run)
             timer.reset_save()
         if rank() == 0 and (action > Action.SAVE or timer.heartbeat_is_due()):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import io
+import json
 import time
 
 import pytest
+import wandb
 from omegaconf import OmegaConf
 from rich.console import Console
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from moex import loggers
 from moex.config import parse
@@ -35,6 +38,12 @@ def test_no_such_logger():
         parse({"logger": {"use": {"csv": {}}}})
 
 
+CONFIG = {
+    "dataset": {"name": "digits"},
+    "model": {"name": "resnet8"},
+    "augmentation": {"steps": ["cutmix", "moex"]},
+    "optimizer": {"lr": 0.1},
+}
 ROW = {
     "epoch": 1,
     "train_loss": 2.5,
@@ -64,6 +73,10 @@ def test_a_terminal_gets_a_bar_and_lines():
     speed = "4,321 images/s, 13 % waiting for data"
     for part in ("epoch 2/20", "step 10/50", "step 40/50", "loss 2.346", speed, "left"):
         assert part in text
+    # The bar is of all epochs, and says so: 60 of 1,000 steps at first, 90 then.
+    before, after = text.split("whole run")[1:][0], text.split("whole run")[-1]
+    assert " 6%" in before
+    assert any(share in after for share in (" 9%", "10%"))
 
 
 def test_a_file_gets_lines_alone():
@@ -75,11 +88,15 @@ def test_a_file_gets_lines_alone():
 
 
 def test_tensorboard_forgets_what_is_trained_again(tmp_path, read_tensorboard):
-    killed = TensorBoardLogger(tmp_path, done=0)
+    killed = TensorBoardLogger(tmp_path, done=0, config=CONFIG)
+    # From the start, of a run that may never end.
+    content = read_tensorboard(tmp_path).PluginTagToContent("hparams")
+    parameters = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info.hparams
+    assert parameters["optimizer.lr"].number_value == 0.1
     for step in range(1, 6):
         killed.log({"step/loss": step}, step=step)
     # Not closed: what is logged is on the disk. The last checkpoint was that of step 3.
-    session = TensorBoardLogger(tmp_path, done=3)
+    session = TensorBoardLogger(tmp_path, done=3, config=CONFIG)
     for step in range(4, 8):
         session.log({"step/loss": 10 * step}, step=step)
     session.close(finished=True)
@@ -98,7 +115,7 @@ def test_wandb_keeps_every_row_and_a_run_for_each_folder(tmp_path, read_wandb):
         folder = tmp_path / name
         folder.mkdir()
         for session, steps in enumerate([(1, 2, 3), (2, 3, 4)]):  # The second continues from a checkpoint of step 1.
-            logger = WandbLogger(folder, project="moex", config={"optimizer": {"lr": 0.1}})
+            logger = WandbLogger(folder, project="moex", config=CONFIG)
             for step in steps:
                 logger.log({"step/loss": session + step / 3}, step=step)
             logger.close(finished=True)
@@ -107,6 +124,24 @@ def test_wandb_keeps_every_row_and_a_run_for_each_folder(tmp_path, read_wandb):
         assert read_wandb(folder, "step/loss") == list(dict.fromkeys(losses))
         assert read_wandb(folder, "global_step") == [1, 2, 3, 4]
     assert len(ids) == 2
+
+
+@pytest.mark.usefixtures("no_wandb_key")
+def test_wandb_knows_a_run_from_its_start(tmp_path, read_wandb_run):
+    folder = tmp_path / "digits-resnet8-cutmix+moex-0123abcd" / "seed0"
+    folder.mkdir(parents=True)
+    logger = WandbLogger(folder, project="moex", config=CONFIG)
+    print("\x1b[31mred\x1b[0m")
+    logger.close(finished=False)
+    wandb.teardown()
+    (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    run = read_wandb_run(path)
+    assert (run.run_group, run.display_name) == (folder.parent.name, f"{folder.parent.name}/seed0")
+    assert sorted(run.tags) == ["cutmix", "digits", "moex", "resnet8"]
+    settings = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert {key: settings[key] for key in CONFIG} == CONFIG
+    written = b"".join(file.read_bytes() for file in (folder / "wandb").rglob("*") if file.is_file())
+    assert b"\x1b[31m" not in written
 
 
 class Recorder:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -72,6 +73,36 @@ def test_learning_curves_show_the_history(epochs: int, every: int) -> None:
         assert bottom == 0
         assert top > max(values)
     assert headline(figure) == f"Test error {90 / epochs:.2f} % after epoch {epochs}"
+    assert [axes.get_yscale() for axes in figure.axes] == [
+        *["symlog" if epochs == 30 else "linear"] * 2,
+        *["linear"] * 2,
+    ]
+
+
+def test_the_last_epochs_are_told_apart() -> None:
+    """Of two errors of 1 % and 2 %, after one of 80 %, the space between is a tenth of the axis or more."""
+    table = history(3)
+    table["test_error"], table["train_error"] = [0.8, 0.02, 0.01], [0.8, 0.01, 0.0]
+    for figure in (figures.learning_curves(table), figures.compare_learning_curves({"MoEx": table})):
+        axes = figure.axes[0]
+        places = axes.transAxes.inverted().transform(axes.transData.transform([(1, 2), (1, 1), (1, 0)]))[:, 1]
+        assert places[0] - places[1] > 0.1
+        assert places[2] == pytest.approx(0)
+        figure.canvas.draw()
+        labels = {label.get_text() for label in axes.get_yticklabels()}
+        assert {"0", "1", "2", "5", "10", "50"} <= labels
+
+
+def test_each_figure_of_a_run_bears_its_name() -> None:
+    logits, labels = predictions(60)
+    name = "digits_moex, seed 0"
+    for figure in (
+        figures.learning_curves(history(), name=name),
+        figures.reliability_diagram(logits, labels, name=name),
+        figures.response_rate_curve(logits, labels, name=name),
+        figures.confusion_matrix([[1, 0], [0, 1]], ["yes", "no"], name=name),
+    ):
+        assert figure.get_supxlabel() == name
 
 
 def test_learning_curves_ring_a_lower_error_before_the_last() -> None:
@@ -123,6 +154,21 @@ def test_response_rate_curve_has_the_area_that_its_headline_names(samples: int) 
         assert (data.edges[0], data.edges[-1]) == (0, 100)
     assert headline(figure) == f"AURRA {100 * aurra:.1f} %"
     assert figure.axes[0].texts[0].get_text() == f"area = AURRA\n{100 * aurra:.1f} %"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "bottom", "said"),
+    [(4, 98, "accuracy, % (from 98 on)"), (100, 75, "accuracy, % (from 75 on)"), (900, 0, "accuracy, %")],
+)
+def test_the_axis_of_the_response_rate_curve_begins_where_the_curve_is_seen(wrong, bottom, said) -> None:
+    logits = np.zeros((1000, 2))
+    logits[:, 0] = np.linspace(2, 1, 1000)
+    labels = (np.arange(1000) >= 1000 - wrong).astype(int)
+    axes = figures.response_rate_curve(logits, labels).axes[0]
+    assert (axes.get_ylim(), axes.get_ylabel()) == ((bottom, 100), said)
+    lowest = 100 - wrong / 10
+    # The curve takes a quarter of the height or more, and the shaded area is not all there is.
+    assert 100 - lowest >= (100 - bottom) / 6
 
 
 @pytest.mark.parametrize("bins", [5, 15])
@@ -179,7 +225,8 @@ def test_compare_learning_curves_shows_mean_and_range_over_seeds() -> None:
     for i, epoch in enumerate(seeds[0].epoch):
         edge = band[band[:, 0] == epoch, 1]
         assert (edge.min(), edge.max()) == pytest.approx((errors[:, i].min(), errors[:, i].max()))
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert not figure.legends
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["baseline: 24.50 % (n = 1)", f"MoEx: 6.50 ± {np.std([0, 1, 5], ddof=1):.2f} % (n = 3)"]
 
 
@@ -209,6 +256,7 @@ def test_compare_learning_curves_draws_the_epochs_that_all_seeds_evaluated() -> 
 
 def test_compare_learning_curves_tells_many_recipes_apart() -> None:
     figure = figures.compare_learning_curves({f"recipe {i}": history() for i in range(10)})
+    assert len(figure.legends[0].get_texts()) == 10
     assert len({(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}) == 10
 
 
@@ -231,6 +279,8 @@ def test_save_run_figures_writes_the_pictures(tmp_path: Path, samples: int) -> N
     paths = figures.save_run_figures(write_run(tmp_path, samples))
     names = ("learning_curves.png", "reliability.png", "response_rate.png")
     assert paths == [tmp_path / "figures" / name for name in names]
+    drawings = {path.with_suffix(".svg"): path.with_suffix(".svg").read_bytes() for path in paths}
+    assert all(ElementTree.fromstring(drawing).tag.endswith("svg") for drawing in drawings.values())
     for path in paths:
         pixels = imread(path)
         assert min(pixels.shape[:2]) > 500
@@ -238,6 +288,7 @@ def test_save_run_figures_writes_the_pictures(tmp_path: Path, samples: int) -> N
         for border in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
             assert border.min() == 1
     assert figures.save_run_figures(tmp_path) == paths
+    assert {path: path.read_bytes() for path in drawings} == drawings
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "predictions.npz"])

@@ -132,6 +132,17 @@ def test_best_weights_that_are_lost_do_not_lose_the_run(trained, damage, message
         assert set(arrays) == {"logits", "labels"}
 
 
+def test_predictions_that_are_gone_come_back_as_the_screen_tells(trained):
+    _, folder, _ = end(trained)
+    with np.load(folder / "predictions.npz") as arrays:
+        before = dict(arrays)
+    (folder / "predictions.npz").unlink()
+    (folder / "result.json").unlink()
+    end(trained)
+    with np.load(folder / "predictions.npz") as arrays:
+        assert all(np.array_equal(arrays[name], before[name]) for name in before)
+
+
 @pytest.mark.parametrize("name", ["predictions.npz", "metrics.csv", "result.json"])
 def test_a_full_disk_at_the_end_is_said_and_made_good(trained, reopen, name, monkeypatch):
     """As the disk fills up before each file: the run is not finished, and is when it ends again."""

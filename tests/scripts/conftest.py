@@ -13,6 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 def script(monkeypatch, capsys, tmp_path):
     """Runs a script in an empty folder: its exit code, what it printed, and its complaints."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(SCRIPTS)
 
     def run(name, *arguments):
         specification = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")

@@ -63,7 +63,8 @@ def open_dataset(root: Path, *splits: str, hub: str | None, download: bool) -> A
         import datasets
     except ImportError:
         raise ValueError(
-            "dataset.format is huggingface: it needs the library `datasets`, pip install 'moex[huggingface]'"
+            "dataset.format is huggingface: it needs the library `datasets`, "
+            "pip install 'moment-exchange[huggingface]'"
         ) from None
     where = str(root) if hub is None else hub
     try:

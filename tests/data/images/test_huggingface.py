@@ -151,5 +151,7 @@ def test_the_library_may_be_missing(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"needs the library `datasets`, pip install 'moex\[huggingface\]'"):
+    with pytest.raises(
+        ValueError, match=r"needs the library `datasets`, pip install 'moment-exchange\[huggingface\]'"
+    ):
         open_dataset(tmp_path, "train", hub=None, download=False)
