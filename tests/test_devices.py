@@ -129,3 +129,16 @@ def test_a_sweep_on_two_devices(tmp_path):
     (result,) = (json.loads(path.read_text()) for path in tmp_path.rglob("result.json"))
     assert result["config"]["dataset"]["name"] == "digits"
     assert result["world_size"] == 2
+
+
+def test_ranks_that_still_import_end_with_the_worker(tmp_path):
+    """Killed before they have done anything: they watch from their first line."""
+    process = start(*STEPS, "runtime.devices=4", cwd=tmp_path)
+    (worker,) = wait_for(lambda: workers_of(process), process)
+    ranks = wait_for(lambda: ranks_of(worker), process)
+    worker.kill()
+    ended = time.monotonic()
+    printed, _ = process.communicate(timeout=60)
+    assert "the worker was ended by SIGKILL; the same command continues" in printed, printed
+    assert not psutil.wait_procs(ranks, timeout=20)[1]
+    assert time.monotonic() - ended < 20

@@ -152,30 +152,6 @@ def test_published_weights(evaluate, tmp_path, monkeypatch):
         fetch_published("timm:resnet5000")
 
 
-MISTAKES = {
-    "nothing": ([], "say what is evaluated"),
-    "both": (["checkpoint=a", "predictions=b"], "say what is evaluated"),
-    "no file": (["checkpoint=nowhere"], "there is no file of weights nowhere"),
-    "no run": (["checkpoint=."], "is no run's folder: it holds no config.yaml"),
-    "no predictions": (["predictions=nowhere.npz"], "there is no file of predictions nowhere.npz"),
-    "a key": (["checkpoint=a", "foo=1"], "unknown key 'foo': the keys are checkpoint"),
-    "a data set's key": (["checkpoint=a", "dataset=digits", "dataset.foo=1"], "unknown key 'dataset.digits.foo'"),
-    "a data set": (["checkpoint=a", "dataset=digit"], "there is no dataset 'digit': the nearest are digits"),
-    "a share": (["checkpoint=a", "temperature=2"], "temperature is 2.0: it must be a share between 0 and 1"),
-    "weights": (["checkpoint=a", "weights=first"], "weights is 'first': it must be last or best"),
-    "a table": (["checkpoint=a", "table=x.txt"], "table is 'x.txt': it must be a file .md or .csv"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line(arguments, message, evaluate, tmp_path):
-    code, printed, results = evaluate(*arguments)
-    assert code == 1
-    assert message in printed
-    assert len(printed.strip().splitlines()) == 1
-    assert not results
-
-
 def test_what_does_not_fit_is_told_before_anything_is_scored(run_folder, evaluate, tmp_path):
     torch.save({"fc.weight": torch.zeros(10, 3)}, tmp_path / "other.pt")
     code, printed, results = evaluate(f"checkpoint=[{run_folder},other.pt]", "model.name=resnet8", "dataset=digits")

@@ -319,3 +319,31 @@ def test_mistaken_permutations_are_named(perm: Tensor, message: str) -> None:
 def test_integers_have_no_moments() -> None:
     with pytest.raises(ValueError, match=r"floating-point features, not torch\.uint8"):
         moments(torch.ones(IMAGE, dtype=torch.uint8))
+
+
+def summed(x):
+    """A number of exchanged features, for derivatives."""
+    return (exchange_moments(x, torch.tensor([2, 0, 1])) * torch.arange(x.numel()).view(x.shape)).sum()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # Of torch.func.jvp's own.
+def test_functional_transforms_and_forward_mode():
+    """torch.func has autograd's gradients, and maps the calls one by one; forward mode agrees with reverse mode."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(summed(x), x)
+    x = x.detach()
+    torch.testing.assert_close(torch.func.grad(summed)(x), expected)
+    direction = torch.randn_like(x)
+    for derivative in (torch.func.jvp(summed, (x,), (direction,))[1], forward_derivative(x, direction)):
+        torch.testing.assert_close(derivative, (expected * direction).sum())
+    several, perms = torch.randn(2, *x.shape, dtype=x.dtype), torch.tensor([[1, 2, 0], [2, 1, 0]])
+    mapped = torch.func.vmap(exchange_moments)(several, perms)
+    for one, features, perm in zip(mapped, several, perms, strict=True):
+        torch.testing.assert_close(one, exchange_moments(features, perm))
+
+
+def forward_derivative(x, direction):
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, direction)
+        return torch.autograd.forward_ad.unpack_dual(summed(dual)).tangent

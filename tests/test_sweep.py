@@ -120,27 +120,6 @@ def test_an_impossible_job_fails_before_the_others_begin_and_a_failed_one_lets_t
 
 
 @pytest.mark.parametrize(
-    ("overrides", "reason"),
-    [
-        (["seed=0,1", "epochs=0"], "epochs is 0: it must be 1 or more"),
-        # No choice of these has such a key.
-        (
-            ["schedule=step,plateau", "schedule.facto=0.5"],
-            "unknown key 'schedule.facto': the choices of schedule have schedule.",
-        ),
-        (["dataset=cifar10,digits", "dataset.formt=folder"], "unknown key 'dataset.formt': the nearest are dataset."),
-        (["dataset=cifar10,digits", "dataset.format=folder"], "dataset.format belongs to another choice of dataset"),
-    ],
-)
-def test_where_all_jobs_are_impossible_nothing_is_created(tmp_path, here, overrides, reason):
-    code, printed = here("-m", *overrides)
-    assert code == 1
-    assert reason in printed
-    assert len(printed.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
     "overrides",
     [
         ["+experiment=imagenet_resnet50_baseline,imagenet_resnet50_moex", "dataset.format=folder"],

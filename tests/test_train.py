@@ -153,59 +153,6 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
-MISTAKES = {
-    "misspelt key": (["epoch=3"], r"unknown key 'epoch': the nearest are epochs"),
-    "misspelt key with a plus": (["+model.nam=x"], r"unknown key 'model.nam'"),
-    "wrong type": (["epochs=many"], r"epochs: Value 'many'"),
-    "wrong value": (["augmentation.moex.probability=1.5"], r"must be in [0, 1]"),
-    "no such choice": (
-        ["dataset=cifar11"],
-        r"there is no dataset 'cifar11': the nearest are cifar10, cifar100",
-    ),
-    "no such experiment": (
-        ["+experiment=digits_mox"],
-        r"there is no experiment 'digits_mox': the nearest are digits_moex",
-    ),
-    "no such choice in a sweep": (
-        ["-m", "seed=0,1", "model=resnet20,resnet21"],
-        r"there is no model 'resnet21': the nearest are resnet",
-    ),
-    "a sweep without its flag": (["seed=0,1"], r"add --multirun"),
-    "not an override": (["epochs"], r"cannot read 'epochs': an override is KEY=VALUE"),
-    "an open bracket": (["schedule.milestones=[0.5"], r"cannot read 'schedule.milestones=[0.5'"),
-    "no such option": (["model.options.width=3"], r"network 'resnet8' has no option 'width'"),
-    "experiment without its plus": (["experiment=digits_moex"], r"use +experiment=digits_moex"),
-    "no such network": (["model.name=resnet21"], r"6n+2, such as 20 or 26"),
-    "no such point": (["augmentation.moex.layer=stm"], r"did you mean stem"),
-    "no data": (["dataset=cifar100", "dataset.root=nowhere"], r"dataset.download=true"),
-    "no folder can be made": (["output_root=/proc/nowhere"], r"/proc/nowhere"),
-    "a folder that is not there": (["--config-dir=/nowhere"], r"directory '/nowhere' not found"),
-    "one configuration of many": (["-m", "--cfg", "job", "seed=0,1"], r"--cfg shows one run: leave --multirun out"),
-    "another working folder": (["hydra.job.chdir=true"], r"hydra.job.chdir: every path is seen from where"),
-    "no values of a sweep": (["-m", "optimizer.lr=interval(0,1)"], r"a sweep takes lists of values"),
-    "batch and devices": (["batch_size=33", "runtime.devices=2"], r"multiple of 2, such as 32 or 34"),
-    "parts and devices": (
-        ["runtime.parts=3", "runtime.devices=2"],
-        r"runtime.parts is 3: it must be a multiple of the 2 devices",
-    ),
-    "no devices": (["runtime.devices=0"], r"runtime.devices is 0: it must be 1 or more"),
-    "statistics of processors": (["runtime.sync_batchnorm=true"], r"PyTorch has it for GPUs alone"),
-    "nodes": (["runtime.nodes=2"], r"each node needs its own runtime.node_rank"),
-    "another node": (["runtime.nodes=2", "runtime.node_rank=2"], r"runtime.node_rank is 2: it must be from 0 to 1"),
-    "no port": (["runtime.rendezvous=here"], r"runtime.rendezvous is 'here': it must be HOST:PORT"),
-}
-
-
-@pytest.mark.parametrize(("overrides", "message"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_gets_a_short_answer_and_creates_nothing(tmp_path, here, overrides, message):
-    code, printed = here(*overrides)
-    assert code == 1, printed
-    assert message in printed
-    assert "Traceback" not in printed
-    assert len(printed.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_loss_that_explodes(tmp_path, here):
     code, printed = here(*QUICK, "optimizer.lr=1e20", "schedule=step")
     assert code == 1

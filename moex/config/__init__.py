@@ -77,6 +77,9 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     }
     others = {str(key): value for key, value in values.items() if key not in (*chosen, "test_sets")}
     schema = _schema(others)
+    for key, value in others.items():
+        is_part = dataclasses.is_dataclass(getattr(schema, key, None))
+        require(not is_part or isinstance(value, Mapping), key, value, f"set by its keys, as {key}.NAME=VALUE")
     try:
         # A fresh merge: `+a.b=1` extends what Hydra composed, and only the schema itself can refuse it.
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), others))

@@ -44,12 +44,15 @@ def as_written(argument: str) -> str:
     return written if understand(written) == argument else argument
 
 
-def check_arguments(arguments: Sequence[str], *, sweeps: bool) -> None:
-    """Refuses options that there are not, and what Hydra would do in silence, or elsewhere.
+def read_arguments(arguments: Sequence[str], *, sweeps: bool) -> list[str]:
+    """The arguments as Hydra understands them, without what it would do in silence, or elsewhere.
 
     Args:
         arguments: of the command line, without the program's name.
         sweeps: whether the program has sweeps.
+
+    Returns:
+        What they amount to: overrides first, since Hydra takes none behind an option that follows another.
 
     Raises:
         HydraException: the first one, and what would be right.
@@ -77,9 +80,11 @@ def check_arguments(arguments: Sequence[str], *, sweeps: bool) -> None:
         kinds = ("install", "uninstall", "query")
         if not any(text.partition("=")[0] in kinds for text in options.overrides):
             raise HydraException("--shell-completion needs install=bash, install=zsh or install=fish, or uninstall=")
-        return
+        return list(arguments)
     for override in options.overrides:
         _check_override(override)
+    others = [argument for argument in arguments if argument not in options.overrides]
+    return [*map(understand, options.overrides), *others]
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -91,7 +96,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
-        options, unknown = parser.parse_known_args(list(arguments))
+        options, unknown = parser.parse_known_intermixed_args(list(arguments))
     except argparse.ArgumentError as error:
         raise HydraException(str(error)) from None
     if unknown:

@@ -14,7 +14,7 @@ from moex import config
 from moex.command_line import run_main
 from moex.config.composition import explain, offer_schemas
 from moex.files import SaveError
-from moex.launch.arguments import check_arguments, understand
+from moex.launch.arguments import read_arguments
 from moex.launch.manifests import offer_manifests
 from moex.launch.signals import Stopped, raise_on_signals
 
@@ -55,9 +55,8 @@ def run_command(
         print(f"moex {moex.__version__}")
         return 0
     try:
-        check_arguments(arguments[1:], sweeps=manifests is not None)
         # Hydra reads them there.
-        sys.argv[1:] = map(understand, arguments[1:])
+        sys.argv[1:] = read_arguments(arguments[1:], sweeps=manifests is not None)
         if manifests is not None:
             offer_manifests(manifests)
         return run_main(run)

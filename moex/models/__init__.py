@@ -82,6 +82,8 @@ def _build(build: Callable[..., nn.Module], name: str, *arguments: Any, **option
     # What is annotated may be known to type checkers alone.
     except NameError:
         signature = inspect.signature(build)
+    except ValueError as error:
+        raise ValueError(f"network {name!r} cannot be built: {error}") from None
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:

@@ -150,7 +150,7 @@ def _read_pickle(path: Path) -> Any:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would execute {refused[1]}" if refused else _first_line(error)
         raise ValueError(f"{path} cannot be read without executing what it holds: {reason}") from None
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, AssertionError, TypeError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError, AssertionError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or no file of weights ({_first_line(error)})") from None
 
 
