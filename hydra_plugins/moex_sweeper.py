@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,10 +18,27 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
+from moex.launch.arguments import understand
 from moex.launch.devices import jobs_at_once, visible_devices
 from moex.launch.job import Job, command_line, make_job
 from moex.launch.sweep import combine, make_jobs, open_sweep, run_jobs, sweep_folder
 from moex.reporting.sweeps import count_states, print_results, read_jobs
+
+
+def _read_jobs(path: Path) -> list[list[str]]:
+    """The lists of overrides in a file.
+
+    Raises:
+        HydraException: it is missing, or holds something else.
+    """
+    try:
+        jobs: Any = json.loads(path.expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise HydraException(f"hydra.sweeper.jobs is {str(path)!r}: it cannot be read ({error})") from None
+    is_list = isinstance(jobs, list) and all(isinstance(job, list) for job in jobs)
+    if not is_list or not all(isinstance(text, str) for job in jobs for text in job):
+        raise HydraException(f"hydra.sweeper.jobs is {str(path)!r}: it must hold a list of lists of overrides")
+    return [[*job] for job in jobs]
 
 
 class ResumingSweeper(Sweeper):
@@ -46,12 +64,13 @@ class ResumingSweeper(Sweeper):
         """Runs the jobs that are left, and exits: with zero if none has failed, now or before."""
         loader, hydra = self._context.config_loader, self._config.hydra
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._params, *arguments])
-        listed = [[]] if self._jobs is None else json.loads(self._jobs.read_text())
+        listed = [[]] if self._jobs is None else _read_jobs(self._jobs)
         combinations = [[*job, *combination] for job in listed for combination in combine(overrides)]
-        folder = sweep_folder(overrides, combinations, hydra.sweep.dir, name=self._jobs.stem if self._jobs else None)
+        name = self._jobs.stem if self._jobs else None
+        folder = sweep_folder(overrides, combinations, str(Path(hydra.sweep.dir).expanduser()), name=name)
         # With its place, since a launcher that gets a part of the jobs would count them anew.
         placed = [
-            [*combination, f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir={number}"]
+            [*combination, understand(f"hydra.sweep.dir={folder}"), f"hydra.sweep.subdir={number}"]
             for number, combination in enumerate(combinations)
         ]
 

@@ -7,7 +7,7 @@ the interface of `moex.exchange_moments`: a batch and a permutation in, features
 import torch
 from torch import Tensor
 
-from moex.normalisation import check_permutation, group_channels, moments
+from moex.normalisation import check_partners, group_channels, moments
 
 
 def exchange_components(x: Tensor, perm: Tensor, components: int = 1, *, channel_dim: int = 1) -> Tensor:
@@ -30,9 +30,11 @@ def exchange_components(x: Tensor, perm: Tensor, components: int = 1, *, channel
     Raises:
         ValueError: As `moments`, or there are not so many components.
     """
-    check_permutation(perm)
     # The sets of "ln" hold all channels and positions: only the checks of the layout matter here.
     group_channels(x, "ln", channel_dim)
+    check_partners(x, perm)
+    if isinstance(components, bool) or not isinstance(components, int):
+        raise TypeError(f"components must be a whole number, not {components!r}")
     channels_last = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(channel_dim, -1)
     observations = channels_last.flatten(1, -2)
     channels = observations.shape[-1]
@@ -66,8 +68,8 @@ def exchange_order(x: Tensor, perm: Tensor, norm: str = "pono", *, channel_dim: 
     Raises:
         ValueError: As `moments`.
     """
-    check_permutation(perm)
     grouped, dim, dims = group_channels(x, norm, channel_dim)
+    check_partners(x, perm)
     ends = tuple(range(-len(dims), 0))
     sets = grouped.movedim(dims, ends)
     entries = sets.flatten(-len(dims))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from moex.beyond_moments import exchange_components, exchange_order
 from moex.features import Arguments, FeatureHook, record_features
-from moex.normalisation import check_permutation, exchange_moments, parse_norm
+from moex.normalisation import check_eps, check_partners, check_permutation, exchange_moments, parse_norm
 from moex.points import RECOMMENDED, Channels, channels_of, find_channel_dim, points_of
 
 Exchange = Callable[..., Tensor]
@@ -71,9 +71,11 @@ class FeatureExchange(FeatureHook):
                 None leaves the features as they are.
 
         Raises:
-            ValueError: `perm` is not a 1-D integer tensor; the hook was removed; a swap is already in progress; the
-                forward pass calls the layer twice; or, on leaving, no forward pass has reached the layer, or the
-                first exchange has changed nothing, so that features and labels would disagree.
+            TypeError: `perm` is no tensor.
+            ValueError: `perm` is not a 1-D integer tensor, or has other values than samples of the batch; the hook
+                was removed; a swap is already in progress; the forward pass calls the layer twice; or, on leaving, no
+                forward pass has reached the layer, or the first exchange has changed nothing, so that features and
+                labels would disagree.
         """
         if perm is None:
             self._check_free()
@@ -110,6 +112,7 @@ class FeatureExchange(FeatureHook):
         self._check_effect(*inputs, **named_inputs)
 
     def _change(self, features: Tensor, arguments: Arguments) -> Tensor:
+        check_partners(features, arguments[0])
         perm = arguments[0].to(features.device, non_blocking=True)
         exchanged = self._exchange(features, perm)
         if not torch.compiler.is_compiling() and self._model is not None:
@@ -219,6 +222,7 @@ class MomentExchange(FeatureExchange):
         detach: bool = False,
     ) -> None:
         parse_norm(norm)
+        check_eps(eps)
         function = functools.partial(exchange_moments, norm=norm, eps=eps, positive_only=positive_only, detach=detach)
         super().__init__(model, layer, function, channel_dim=channel_dim)
         self.norm = norm

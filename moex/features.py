@@ -35,11 +35,16 @@ class FeatureHook:
         layer: The path of the submodule.
 
     Raises:
+        TypeError: `model` is no network, or `layer` no text.
         ValueError: Unknown layer; the layer is the network itself; the network is already wrapped in
             `DistributedDataParallel`, compiled, or uses `DataParallel`.
     """
 
     def __init__(self, model: nn.Module, layer: str, function: Callable[..., Tensor]) -> None:
+        if not isinstance(model, nn.Module) or not isinstance(layer, str):
+            raise TypeError(
+                f"a network and the name of a layer are needed, not a {type(model).__name__} and {layer!r}"
+            )
         _check_unwrapped(model)
         self.layer = resolve_layer(model, layer)
         self.function = function

@@ -24,8 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Array = npt.ArrayLike | Tensor
-Floats = npt.NDArray[np.float64]
+from moex.predictions import Array, Floats, check_predictions, require_whole, to_numpy
 
 
 class Scores(NamedTuple):
@@ -88,6 +87,7 @@ def accuracy(logits: Array, labels: Array, *, k: int = 1) -> float:
     """
     scores = _score_checked(logits, labels)
     classes = np.shape(logits)[1]
+    require_whole("k", k)
     if not 1 <= k <= classes:
         raise ValueError(f"k must be 1 to {classes}, the number of classes, not {k}")
     return float(np.mean(scores.rank.numpy() < k))
@@ -139,6 +139,7 @@ def rms_calibration_error(logits: Array, labels: Array, *, bin_size: int = 100, 
     Raises:
         ValueError: Inputs as described do not hold, or there is no sample.
     """
+    require_whole("bin_size", bin_size)
     if bin_size < 1:
         raise ValueError(f"bin_size must be 1 sample or more, not {bin_size}")
     return _rms_calibration_error(_sort(_score_checked(logits, labels)), bin_size, all_bins)
@@ -169,6 +170,7 @@ def calibration_bins(logits: Array, labels: Array, *, bins: int = 15) -> Calibra
     Raises:
         ValueError: Inputs as described do not hold, or there is no sample.
     """
+    require_whole("bins", bins)
     if bins < 1:
         raise ValueError(f"bins must be 1 or more, not {bins}")
     return _calibration_bins(_sort(_score_checked(logits, labels)), bins)
@@ -187,7 +189,7 @@ def confusion_matrix(logits: Array, labels: Array) -> npt.NDArray[np.int64]:
     Raises:
         ValueError: Inputs as described do not hold, or there is no sample.
     """
-    scores, targets = _check(logits, labels)
+    scores, targets = check_predictions(logits, labels)
     classes = scores.shape[1]
     pairs = targets * classes + scores.argmax(axis=1)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -247,7 +249,7 @@ def aupr_out_of_distribution(inside: Array, outside: Array) -> float:
     Raises:
         ValueError: There is no sample of either kind, or a confidence is no number.
     """
-    kinds = {"inside": _to_numpy(inside).ravel(), "outside": _to_numpy(outside).ravel()}
+    kinds = {"inside": to_numpy(inside).ravel(), "outside": to_numpy(outside).ravel()}
     for kind, values in kinds.items():
         if not values.size or np.isnan(values).any():
             raise ValueError(f"the confidences {kind} the distribution must be one or more numbers")
@@ -269,7 +271,12 @@ def mean_corruption_error(errors: Mapping[str, float], reference: Mapping[str, f
     Args:
         errors: of the network, by corruption; more than those of the reference may be there.
         reference: of the reference network, by corruption, as published of AlexNet.
+
+    Raises:
+        ValueError: There is no corruption, or the network's error on one is missing.
     """
+    if missing := reference.keys() - errors.keys() or (set() if reference else {"all"}):
+        raise ValueError(f"there are no errors on {', '.join(sorted(missing))}")
     return math.fsum(errors[corruption] / error for corruption, error in reference.items()) / len(reference)
 
 
@@ -323,42 +330,7 @@ def _sort(scores: Scores) -> _Ranked:
 
 
 def _score_checked(logits: Array, labels: Array) -> Scores:
-    return score(*map(torch.from_numpy, _check(logits, labels)))
-
-
-def _check(logits: Array, labels: Array) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Returns logits and labels as float64 and int64 arrays on the CPU, or says why they cannot be scored."""
-    scores, targets = _to_numpy(logits), _to_numpy(labels)
-    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
-        raise ValueError(
-            "logits and labels must have the shapes [N, K] and [N], "
-            f"not {list(scores.shape)} and {list(targets.shape)}"
-        )
-    samples, classes = scores.shape
-    if samples == 0:
-        raise ValueError("there is no sample to score: logits and labels are empty")
-    if not np.issubdtype(scores.dtype, np.floating):
-        raise ValueError(f"logits must be floating point, not {scores.dtype}; the order is (logits, labels)")
-    if not np.issubdtype(targets.dtype, np.integer):
-        raise ValueError(f"labels must be integers, the indices of the classes, not {targets.dtype}")
-    outside = np.flatnonzero((targets < 0) | (targets >= classes))
-    if outside.size:
-        raise ValueError(
-            f"{outside.size} of {samples} labels are outside [0, {classes}), the classes of the logits; "
-            f"the first is labels[{outside[0]}] = {targets[outside[0]]}"
-        )
-    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if bad.size:
-        raise ValueError(f"{bad.size} of {samples} samples have NaN or infinite logits; the first is sample {bad[0]}")
-    return np.array(scores, dtype=np.float64), targets.astype(np.int64)
-
-
-def _to_numpy(values: Array) -> npt.NDArray[Any]:
-    if not isinstance(values, Tensor):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    # NumPy has no bfloat16.
-    return np.asarray((values.double() if values.is_floating_point() else values).numpy())
+    return score(*map(torch.from_numpy, check_predictions(logits, labels)))
 
 
 def _response_rate_curve(ranked: _Ranked) -> ResponseRateCurve:

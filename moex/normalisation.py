@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 NORMS = "pono, in, ln, gnK, gn-dK, gponoK, gpono-dK (K a positive integer)"
 
@@ -46,8 +47,11 @@ def parse_norm(norm: str) -> Grouping:
         How the normalisation groups the channels, and whether each position is on its own.
 
     Raises:
+        TypeError: The name is no text.
         ValueError: The name is unknown, or is `bn`.
     """
+    if not isinstance(norm, str):
+        raise TypeError(f"norm must be a text, one of {NORMS}; not {norm!r}")
     if norm == "bn":
         raise ValueError(
             "norm 'bn' cannot be exchanged: its moments are the same for every sample of a batch, so the "
@@ -64,18 +68,47 @@ def parse_norm(norm: str) -> Grouping:
     raise ValueError(f"unknown norm {norm!r}: choose one of {NORMS}")
 
 
-def check_permutation(perm: Tensor) -> None:
-    """Refuses what cannot index a batch; the values themselves stay on the device, unread.
+def check_permutation(perm: Tensor, samples: int | None = None) -> None:
+    """Refuses what cannot index a batch. On the CPU its values are looked at; those on a GPU stay there, unread.
+
+    Args:
+        perm: is to be `[B]`, int64 or int32.
+        samples: B, where it is known.
 
     Raises:
-        ValueError: `perm` is not a one-dimensional tensor of int64 or int32.
+        TypeError: `perm` is no tensor.
+        ValueError: it is not one-dimensional, not of int64 or int32, or has other values than from 0 to B - 1.
     """
     if not isinstance(perm, Tensor):
-        raise ValueError(f"perm must be a 1-D integer tensor, not a {type(perm).__name__}; use torch.randperm(B)")
+        raise TypeError(f"perm must be a 1-D integer tensor, not a {type(perm).__name__}; use torch.randperm(B)")
     if perm.ndim != 1 or perm.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"perm must be 1-D and int64 or int32, not {perm.ndim}-D and {perm.dtype}; use torch.randperm(B)"
         )
+    if samples is None:
+        return
+    if perm.shape[0] != samples:
+        raise ValueError(f"perm has {perm.shape[0]} entries for a batch of {samples} samples; they must be equal")
+    # A graph, or a transform of functions, has no values to look at.
+    is_read = perm.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_transformed()
+    if is_read and samples and not 0 <= int(perm.min()) <= int(perm.max()) < samples:
+        raise ValueError(
+            f"perm has values from {int(perm.min())} to {int(perm.max())}: they must be from 0 to {samples - 1}, the "
+            "samples of the batch"
+        )
+
+
+def check_eps(eps: float) -> None:
+    """Refuses what cannot be added to a variance.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not positive, or not finite.
+    """
+    if isinstance(eps, bool) or not isinstance(eps, int | float):
+        raise TypeError(f"eps must be a number, not a {type(eps).__name__}")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps is {eps}: it must be more than 0, and finite")
 
 
 def moments(
@@ -105,10 +138,12 @@ def moments(
         float32 for others.
 
     Raises:
+        TypeError: `x` is no tensor, `norm` no text, or `eps` no number.
         ValueError: Unknown `norm` or `bn`; `x` is not floating point or has less than 3 dimensions;
             `channel_dim` is out of range or the batch's; the channels cannot be divided as asked; a set has a
-            single entry.
+            single entry; `eps` is not positive.
     """
+    check_eps(eps)
     grouped, dim, dims = group_channels(x, norm, channel_dim)
     mean, _, std = _centre(grouped, dims, eps, positive_only)
     return _ungroup_moment(mean, grouped, dim), _ungroup_moment(std, grouped, dim)
@@ -131,7 +166,8 @@ def exchange_moments(
 
     Args:
         x: Features, `[B, C, ...]` or any other layout with the batch first and at least 3 dimensions.
-        perm: `[B]`, int64 or int32, on the device of `x`: sample `i` receives the moments of `perm[i]`.
+        perm: `[B]`, int64 or int32, on the device of `x`: sample `i` receives the moments of `perm[i]`. Values on
+            the CPU are checked; on a GPU, where that would wait for it, the kernel that gathers by them asserts.
         norm: One of `pono`, `in`, `ln`, `gnK`, `gn-dK`, `gponoK`, `gpono-dK` (see the module's table).
         eps: Added to the variance.
         channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
@@ -142,23 +178,46 @@ def exchange_moments(
         Features of the shape, dtype and memory format of `x`.
 
     Raises:
-        ValueError: As `moments`, and where `perm` is not a 1-D integer tensor with an entry for each sample.
+        TypeError: As `moments`, and where `perm` is no tensor.
+        ValueError: As `moments`, and where `perm` is not a 1-D integer tensor with an entry for each sample, or has
+            values beside 0 to B - 1, or lies on the meta device where `x` does not.
     """
-    check_permutation(perm)
+    check_eps(eps)
     grouped, dim, dims = group_channels(x, norm, channel_dim)
-    if perm.shape[0] != x.shape[0]:
-        raise ValueError(f"perm has {perm.shape[0]} entries for a batch of {x.shape[0]} samples; they must be equal")
+    check_partners(x, perm)
     exchanged: Tensor
-    if positive_only or detach or torch.compiler.is_compiling():
+    # torch.func's transforms, and forward mode, differentiate what autograd can.
+    by_autograd = positive_only or detach or torch.compiler.is_compiling() or _is_transformed() or _has_tangent(x)
+    if by_autograd:
         exchanged = _exchange(grouped, perm, dims, eps, positive_only=positive_only, detach=detach)
     else:
         exchanged = _ExchangeWithGradient.apply(grouped, perm, dims, eps)
     return exchanged.flatten(dim, dim + 1).to(x.dtype)
 
 
+def check_partners(x: Tensor, perm: Tensor) -> None:
+    """Refuses what cannot index the samples of `x`; see `check_permutation`."""
+    check_permutation(perm, x.shape[0])
+    if perm.is_meta and not x.is_meta:
+        raise ValueError(f"perm is on the meta device, which holds no values: it must be on that of x, {x.device}")
+
+
+def _is_transformed() -> bool:
+    """Whether one of torch.func's transforms is at work."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None
+
+
 def group_channels(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, int, tuple[int, ...]]:
     """Returns x as `[B, ..., K, C/K, ...]` in full precision, the dimension of K, and those of a set."""
     grouping = parse_norm(norm)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"features must be a tensor [B, C, ...], not a {type(x).__name__}")
+    if isinstance(channel_dim, bool) or not isinstance(channel_dim, int):
+        raise TypeError(f"channel_dim must be a whole number, not {channel_dim!r}")
     if not x.is_floating_point():
         raise ValueError(f"moments need floating-point features, not {x.dtype}")
     if x.ndim < 3:

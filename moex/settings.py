@@ -9,6 +9,9 @@ A settings dataclass may define
 """
 
 import dataclasses
+import math
+import re
+from pathlib import Path
 from typing import Any
 
 
@@ -37,6 +40,32 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def check_numbers(value: Any, key: str = "") -> None:
+    """Refuses a number in a tree of settings that is not finite, or too large for 64 bits.
+
+    Raises:
+        ValueError: the first one.
+    """
+    if dataclasses.is_dataclass(value):
+        value = _fields(value)
+    if isinstance(value, dict | list | tuple):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            check_numbers(part, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, float):
+        require(math.isfinite(value), key, value, "a finite number")
+    elif isinstance(value, int):
+        require(abs(value) < 2**63, key, value, "less than 2^63")
+
+
+def expand_home(value: Any) -> Any:
+    """A tree of values in which texts that begin with `~` and a slash, as paths do, begin with the home folder."""
+    if isinstance(value, dict):
+        return {key: expand_home(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [expand_home(part) for part in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and re.match(r"~(/|$)", value) else value
 
 
 def check_settings(settings: Any, key: str = "") -> None:

@@ -12,9 +12,9 @@ and the highest.
 import argparse
 import os
 import platform
+import sys
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 
 # The profiler's own messages would stand between the tables; it reads this when torch is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -24,12 +24,15 @@ import torch
 from benchmarks.cifar import source_variants
 from benchmarks.images import delivery_variants, photograph_variants
 from benchmarks.measure import DEVICE, Variants, measure
-from benchmarks.share import WRN28_10, measure_share
+from benchmarks.share import RESNET20 as SHARE_RESNET20
+from benchmarks.share import WRN28_10 as SHARE_WRN28_10
+from benchmarks.share import measure_share
 from benchmarks.sounds import recording_variants
-from benchmarks.steps import PYRAMIDNET56, RESNET20, exchange_variants, precision_variants
+from benchmarks.steps import PYRAMIDNET56, RESNET20, WRN28_10, exchange_variants, precision_variants
 from rich.console import Console
 from rich.markdown import Markdown
 
+from moex.command_line import run_main, user_path
 from moex.run.folder import commit
 from moex.run.result import device_name
 
@@ -50,14 +53,19 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
         ),
     },
     "share": {
+        "MoEx's share of the profile of a step: ResNet-20, batch 128": lambda rounds: measure_share(
+            SHARE_RESNET20, rounds
+        ),
         "MoEx's share of the profile of a step: WRN-28-10, spectrograms, batch 8": lambda rounds: measure_share(
-            WRN28_10, rounds
-        )
+            SHARE_WRN28_10, rounds
+        ),
     },
     "precision": {
+        "Forms of a training step: ResNet-20, batch 128, MoEx": timed(lambda: precision_variants(RESNET20)),
+        "Forms of a training step: WRN-28-10, batch 16, MoEx": timed(lambda: precision_variants(WRN28_10)),
         "Forms of a training step: PyramidNet-56, α̃ 240, batch 32, MoEx": timed(
             lambda: precision_variants(PYRAMIDNET56)
-        )
+        ),
     },
     "data": {"CIFAR batches: cropped, flipped and normalised": timed(source_variants)},
     "images": {
@@ -73,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all of them")
     parser.add_argument("--rounds", type=int, default=9, help="how often each variant is timed (default: 9)")
-    parser.add_argument("--output", type=Path, metavar="FILE.md", help="where the tables are written as well")
+    parser.add_argument("--output", type=user_path, metavar="FILE.md", help="where the tables are written as well")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.parts) - set(PARTS))
     if unknown:
@@ -110,4 +118,4 @@ def provenance(rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
+from moex.command_line import run_main, user_path
+
 # CIFAR-100's classes, each with the synset of ImageNet that is nearest.
 SYNSETS = {
     "aquarium_fish": "n01443537",
@@ -46,8 +48,8 @@ QUALITY = 95
 def main() -> int:
     """Reads the command line, and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the images are written")
-    parser.add_argument("--root", default="data", help="where CIFAR-100 is (default: data)")
+    parser.add_argument("folder", type=user_path, metavar="FOLDER", help="where the images are written")
+    parser.add_argument("--root", type=user_path, default=Path("data"), help="where CIFAR-100 is (default: data)")
     parser.add_argument(
         "--per-class", type=int, default=200, help="training images of a class (default: 200, at most 500)"
     )
@@ -77,4 +79,4 @@ def write_split(split: datasets.CIFAR100, folder: Path, *, per_class: int) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -18,7 +18,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from moex.data import TRAIN
+from moex.command_line import run_main, user_path
+from moex.data import TRAIN, MissingDataError
 from moex.data.sounds.augmentation import STEP, Augmentation, Draws
 from moex.data.sounds.publication import VERSIONS
 from moex.data.sounds.source import ResidentSounds
@@ -31,12 +32,14 @@ from moex.reporting.spectrograms import spectrogram_sheet
 def main() -> int:
     """Reads the command line, and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the WAV files are written")
-    parser.add_argument("--root", default="data", help="where Speech Commands is (default: data)")
+    parser.add_argument("folder", type=user_path, metavar="FOLDER", help="where the WAV files are written")
+    parser.add_argument(
+        "--root", type=user_path, default=Path("data"), help="where Speech Commands is (default: data)"
+    )
     parser.add_argument("--version", default="0.01", choices=VERSIONS, help="of Speech Commands (default: 0.01)")
     parser.add_argument("--recordings", type=int, default=4, help="how many, each of another class (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and of the strengths (default: 0)")
-    parser.add_argument("--sheet", type=Path, metavar="SHEET.png", help="a picture of the spectrograms")
+    parser.add_argument("--sheet", type=user_path, metavar="SHEET.png", help="a picture of the spectrograms")
     arguments = parser.parse_args()
     dataset = SpeechCommands(root=arguments.root, version=arguments.version)
     most = dataset.num_classes - 1
@@ -46,6 +49,10 @@ def main() -> int:
         parser.error(f"--seed is {arguments.seed}: it must be 0 or more")
     try:
         samples = dataset.read(seed=0)[TRAIN]
+    except MissingDataError as error:
+        where = f"dataset=speech_commands dataset.root={arguments.root} dataset.version={arguments.version}"
+        print(f"error: {error}. Fetch it with: python train.py {where} dataset.download=true", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -111,4 +118,4 @@ def describe(name: str, draws: Draws | None, row: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -8,6 +8,7 @@ colour. The photographs are scikit-learn's sample images (CC BY 2.0; the picture
 """
 
 import argparse
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import moex
+from moex.command_line import run_main, user_path
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
 WIDTH, HEIGHT, DPI = 1600, 600, 150
@@ -34,7 +36,7 @@ CREDITS = (
 def main() -> None:
     """Reads the output path from the command line and writes the picture there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("output", type=Path, nargs="?", default=Path("docs/method.png"))
+    parser.add_argument("output", type=user_path, nargs="?", default=Path("docs/method.png"))
     output: Path = parser.parse_args().output
     output.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
@@ -117,4 +119,4 @@ def arrow(figure: Figure, start: tuple[int, int], end: tuple[int, int], colour: 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

@@ -9,6 +9,7 @@ not compiled, keeps of an image for the backward pass.
 
 import argparse
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from moex import models
+from moex.command_line import run_main
 from moex.features import record_features
 from moex.points import RECOMMENDED
 
@@ -156,4 +158,4 @@ def point_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_main(main))

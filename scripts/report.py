@@ -12,6 +12,7 @@ from pathlib import Path
 import checkout  # noqa: F401
 from rich.console import Console
 
+from moex.command_line import run_main, user_path
 from moex.reporting.records import add_runs, write_record
 from moex.reporting.tables import as_text, markdown, print_table, tabulate
 
@@ -20,7 +21,7 @@ def main() -> int:
     """Reads the command line, and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "paths", type=Path, nargs="*", metavar="PATH", help="a run's folder, or any folder above runs"
+        "paths", type=user_path, nargs="*", metavar="PATH", help="a run's folder, or any folder above runs"
     )
     parser.add_argument(
         "--against",
@@ -31,7 +32,10 @@ def main() -> int:
     form.add_argument("--csv", action="store_true", help="print the table as CSV, with all digits")
     form.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     form.add_argument(
-        "--record", type=Path, metavar="FOLDER", help="copy the runs into this folder, and make its page and figure"
+        "--record",
+        type=user_path,
+        metavar="FOLDER",
+        help="copy the runs into this folder, and make its page and figure",
     )
     arguments = parser.parse_args()
     if not arguments.record and not arguments.paths:
@@ -68,4 +72,4 @@ def _print(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

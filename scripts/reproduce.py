@@ -14,6 +14,7 @@ import checkout  # noqa: F401
 from hydra.errors import HydraException
 from rich.console import Console
 
+from moex.command_line import run_main, user_path
 from moex.config import unknown_key
 from moex.config.composition import explain, offer_schemas
 from moex.files import SaveError, saving, write_text_atomically
@@ -45,9 +46,17 @@ def main() -> int:
     parser.add_argument("--budget", type=float, metavar="FRACTION", help="of the epochs and of the schedule")
     parser.add_argument("--samples", type=int, metavar="N", help="of the training set")
     parser.add_argument(
-        "--from", type=Path, nargs="+", metavar="PATH", dest="sources", default=[], help="take over runs below these"
+        "--from",
+        type=user_path,
+        nargs="+",
+        metavar="PATH",
+        dest="sources",
+        default=[],
+        help="take over runs below these",
     )
-    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--results", type=user_path, default=ROOT / "results", metavar="FOLDER", help=argparse.SUPPRESS
+    )
     arguments = parser.parse_intermixed_args()
     try:
         return reproduce(arguments)
@@ -182,4 +191,4 @@ def train(trainings: list[Training], arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -5,11 +5,11 @@ python scripts/sweep.py status PATH
 
 import argparse
 import sys
-from pathlib import Path
 
 import checkout  # noqa: F401
 from rich.console import Console
 
+from moex.command_line import run_main, user_path
 from moex.reporting.sweeps import print_status
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True, metavar="status")
     status = commands.add_parser("status", help="print a table of all jobs")
     status.add_argument(
-        "path", type=Path, metavar="PATH", help="a sweep's folder, or an output root for all below it"
+        "path", type=user_path, metavar="PATH", help="a sweep's folder, or an output root for all below it"
     )
     arguments = parser.parse_args()
     # A pipe or a file has no width that lines would have to fit.
@@ -33,4 +33,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

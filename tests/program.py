@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from moex.distributed.ranks import STOP_SIGNALS, StopRequest
 from moex.launch import job
-from moex.run import __main__ as worker
+from moex.run import worker
 
 REPOSITORY = Path(__file__).parents[1]
 QUICK = ("epochs=2", "limit_train=200", "limit_test=100")

@@ -14,7 +14,7 @@ from program import run_here
 import moex
 from moex import models
 from moex.distributed.ranks import StopRequest
-from moex.run import __main__ as worker
+from moex.run import worker
 
 SHORT = {"epochs": 2, "limit_train": 200, "limit_test": 100, "batch_size": 50, "model": {"name": "resnet8"}}
 

@@ -20,7 +20,7 @@ from moex.config import Config, RuntimeConfig
 from moex.distributed.ranks import STOP_SIGNALS
 from moex.launch import devices, job, sweep
 from moex.launch.signals import Stopped, passing_on
-from moex.run import __main__ as program
+from moex.run import worker as program
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

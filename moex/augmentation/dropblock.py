@@ -41,6 +41,8 @@ class DropBlock(Step):
 
     def draw(self, draws: Draws) -> list[Operation]:
         """Draws nothing: the rate of this training step; blocks are drawn where features are."""
+        for point in self.points:
+            draws.size(point)
         rate = torch.tensor(draws.progress * self.rate, dtype=torch.float64)
         return [Operation(self, point, (rate,)) for point in self.points]
 

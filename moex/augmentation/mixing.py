@@ -21,6 +21,7 @@ from moex.augmentation.base import IMAGES, Draws, Integers, OccasionalStep, Oper
 from moex.exchange import FeatureExchange
 from moex.features import FeatureHook, record_features
 from moex.randomness import Purpose, generator
+from moex.settings import check_numbers, require
 
 # What happens in a training step, in the order in which it happens.
 Plan = tuple[Operation, ...]
@@ -67,7 +68,11 @@ class Mixing:
         one_of: Sequence[Step] = (),
         shared_permutation: bool = False,
     ) -> None:
+        require(isinstance(num_classes, int) and num_classes >= 1, "num_classes", num_classes, "1 or more")
         for step in steps:
+            if not isinstance(step, Step):
+                raise TypeError(f"a step is {step!r}: it must be a Step, such as moex.MoEx()")
+            check_numbers(step, step.name or type(step).__name__)
             step.check(step.name or type(step).__name__)
         self.steps = tuple(steps)
         self.one_of = check_alternatives(steps, one_of)
@@ -105,8 +110,10 @@ class Mixing:
             `[B, K]`: float32, or as they were given.
 
         Raises:
-            ValueError: at the first call, an exchange that changes nothing, or features without the channels that
-                a step needs; on leaving the context, a layer that was not reached.
+            TypeError: labels are no tensor, or neither indices nor soft labels.
+            ValueError: labels are of other samples or classes; at the first call, an exchange that changes nothing,
+                or features without the channels that a step needs; on leaving the context, a layer that was not
+                reached.
         """
         step, self._calls = self._calls, self._calls + 1
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
@@ -236,7 +243,7 @@ class Mixing:
         Yields:
             The images and the soft labels `[B, K]`; inside the context the network mixes features.
         """
-        targets = F.one_hot(labels.long(), self.num_classes).float() if labels.ndim == 1 else labels
+        targets = soft_labels(labels, num_classes=self.num_classes, samples=len(images))
         with ExitStack() as stack:
             for operation in plan:
                 operation = operation.to(images.device)
@@ -268,6 +275,28 @@ class Mixing:
             return not isinstance(step, OccasionalStep) or bool(shared.random() < step.probability)
 
         return [step for step in self.steps if happens(step)]
+
+
+def soft_labels(labels: Tensor, *, num_classes: int, samples: int) -> Tensor:
+    """Labels `[B, K]` of class indices `[B]`; labels that are soft stay as they are.
+
+    Raises:
+        TypeError: they are no tensor of indices or of shares.
+        ValueError: they are not one for each sample, or of other classes; of those on a GPU the kernel asserts it.
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor [B] or [B, K], not a {type(labels).__name__}")
+    if labels.ndim not in (1, 2) or len(labels) != samples:
+        raise ValueError(f"labels must be [B] or [B, K] for {samples} samples, not {list(labels.shape)}")
+    if labels.ndim == 2:
+        require(labels.shape[1] == num_classes, "the number of labels' classes", labels.shape[1], str(num_classes))
+        return labels
+    if labels.is_floating_point():
+        raise TypeError(f"labels [B] must be indices of classes, not {labels.dtype}")
+    if labels.device.type == "cpu" and samples:
+        low, high = int(labels.min()), int(labels.max())
+        require(low >= 0 and high < num_classes, "the range of labels", (low, high), f"in [0, {num_classes})")
+    return F.one_hot(labels.long(), num_classes).float()
 
 
 def check_alternatives(steps: Sequence[Step], one_of: Sequence[Step]) -> tuple[OccasionalStep, ...]:

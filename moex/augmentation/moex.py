@@ -72,6 +72,13 @@ class MoEx(PairStep):
                 f"{self.name}.statistic is {self.statistic!r}: it must be one of {', '.join(STATISTICS)}, or the "
                 f"import path of a function ({error})"
             ) from None
+        try:
+            inspect.signature(function).bind(None, None)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.name}.statistic is {self.statistic!r}: it must be a function of features and a permutation "
+                f"({error})"
+            ) from None
         return function
 
     def places(self) -> Sequence[str]:

@@ -17,9 +17,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from moex import augmentation, data, loggers, models
-from moex.config.checks import check
+from moex.config.checks import LONGEST_NAME, check
 from moex.config.fastest import settle_precision
 from moex.config.initial import identify_weights
 from moex.config.parts import part, typed
@@ -27,7 +28,7 @@ from moex.config.schema import Config, RuntimeConfig
 from moex.data import DataSet
 from moex.loggers import LoggerConfig
 from moex.optim import OPTIMIZERS, SCHEDULES
-from moex.settings import acting, acting_tree, flatten, require
+from moex.settings import acting, acting_tree, expand_home, flatten, require
 
 __all__ = [
     "Config",
@@ -40,6 +41,7 @@ __all__ = [
     "name_run",
     "parse",
     "parse_test_sets",
+    "read_config",
     "recipe",
     "run_folder",
     "settle_precision",
@@ -67,6 +69,7 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from None
     assert isinstance(values, dict)
+    values = expand_home(values)
     chosen = {
         key: part(values[key], registry, key=key, default=default)
         for key, (registry, default) in _CHOSEN.items()
@@ -88,6 +91,24 @@ def parse(composed: DictConfig | dict[str, Any]) -> Config:
     check(config)
     config.name = config.name or _readable(config)
     return config
+
+
+def read_config(path: Path) -> Config:
+    """The configuration that a run has left, or that was written in its form.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds something else.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged (it holds a {type(values).__name__}, not the keys of a run)")
+    try:
+        return parse(values)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or of another version ({error})") from None
 
 
 def known_keys() -> list[str]:
@@ -112,7 +133,10 @@ def name_run(name: str, overrides: Sequence[str]) -> str:
     """The composed name, followed by the overrides that make the training another; as it is where one sets it."""
     keys = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in overrides]
     acting = [text for text, key in zip(overrides, keys, strict=True) if acts_on_training(key)]
-    return name if not name or "name" in keys else " ".join([name, *acting])
+    if not name or "name" in keys:
+        return name
+    told = " ".join([name, *acting]).encode()
+    return (told if len(told) <= LONGEST_NAME else told[: LONGEST_NAME - 3] + b"...").decode(errors="ignore")
 
 
 def acts_on_training(key: str) -> bool:

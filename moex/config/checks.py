@@ -1,7 +1,10 @@
 """What a configuration's values may be together; alone, the parts check theirs themselves."""
 
 from moex.config.schema import Config
-from moex.settings import check_settings, require
+from moex.settings import check_numbers, check_settings, require
+
+# Bytes of a run's name, which names a folder where runs are recorded.
+LONGEST_NAME = 200
 
 
 def check(config: Config) -> None:
@@ -10,8 +13,10 @@ def check(config: Config) -> None:
     Raises:
         ValueError: the first one, with its key, its value and what would be right.
     """
+    check_numbers(config)
     check_settings(config)
-    require(len(config.name.splitlines()) <= 1, "name", config.name, "one line of text")
+    fits = len(config.name.splitlines()) <= 1 and len(config.name.encode()) <= LONGEST_NAME
+    require(fits, "name", config.name, f"one line of text, of {LONGEST_NAME} bytes at most")
     require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
     for key in ("epochs", "batch_size", "evaluation_batch_size", "limit_train", "limit_test"):
         value = getattr(config, key)

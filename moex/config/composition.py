@@ -103,7 +103,10 @@ def explain(error: Exception, unknown_key: Callable[[str], str]) -> str:
         unknown_key: says what is wrong about a key that the schema lacks.
     """
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: an override is KEY=VALUE or GROUP=CHOICE"
+        return (
+            f"cannot read {error.override!r}: an override is KEY=VALUE or GROUP=CHOICE; a VALUE with brackets or "
+            "commas of its own is 'KEY=\"VALUE\"'"
+        )
     unknown = re.match(r"Could not override '(\S+)'\.\nTo append to your config", str(error))
     if unknown and not unknown[1].startswith(("hydra.", "model.options.")):
         return unknown_key(unknown[1])

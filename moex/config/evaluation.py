@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moex.config.schema import PRECISIONS, ModelConfig
-from moex.settings import require
+from moex.settings import check_numbers, expand_home, require
 
 
 @dataclass
@@ -59,6 +59,7 @@ def parse_evaluation(composed: DictConfig | dict[str, Any]) -> EvaluationConfig:
     """
     values = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
     assert isinstance(values, dict)
+    values = expand_home(values)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluationConfig), values))
     except OmegaConfBaseException as error:
@@ -82,6 +83,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def _check(config: EvaluationConfig) -> None:
+    check_numbers(config)
     what = config.checkpoint or config.predictions
     if not what or (config.checkpoint and config.predictions):
         raise ValueError(

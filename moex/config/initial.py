@@ -1,10 +1,11 @@
 """Which weights a run begins from: a file is known by its content, wherever it lies."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
+from yaml import YAMLError
 
 from moex.config.schema import Config
 from moex.settings import require
@@ -37,10 +38,13 @@ def _noted_digest(path: Path, output_root: Path) -> str:
     """The digest that the runs which began from a file have noted."""
     noted = set()
     for file in output_root.glob("*/seed*/config.yaml"):
-        if str(path) in (text := file.read_text()):
-            model: Any = OmegaConf.select(OmegaConf.create(text), "model") or {}
-            if model.get("weights") == str(path) and model.get("weights_digest"):
-                noted.add(model.weights_digest)
+        # That of another run may be damaged.
+        with suppress(OSError, UnicodeDecodeError, YAMLError):
+            if str(path) in (text := file.read_text()):
+                content = yaml.safe_load(text)
+                model = content.get("model") if isinstance(content, dict) else None
+                if isinstance(model, dict) and model.get("weights") == str(path) and model.get("weights_digest"):
+                    noted.add(str(model["weights_digest"]))
     if len(noted) != 1:
         several = (
             f", and runs began from several of this name: give model.weights_digest, of {', '.join(sorted(noted))}"

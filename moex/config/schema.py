@@ -1,5 +1,6 @@
 """Which keys a configuration has, and of which types. What they default to is what their YAML files say as well."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from moex.models.published import LIBRARIES, is_published
 from moex.optim import SGD, Optimizer, Schedule, Step
 from moex.settings import require
 
+# How many processes a core may serve: more only wait for each other.
+RANKS_PER_CORE = 4
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # Stands for one of them, and for compiling or not; see `moex.config.fastest`.
 FASTEST = "fastest"
@@ -119,6 +122,10 @@ class RuntimeConfig:
         devices = self.devices or max(1, visible_gpus)
         if visible_gpus and devices > visible_gpus:
             raise ValueError(f"runtime.devices is {devices}: this machine has {visible_gpus} visible GPUs")
+        cores = os.cpu_count() or 1
+        if not visible_gpus and devices > RANKS_PER_CORE * cores:
+            most = f"{RANKS_PER_CORE * cores} on the CPU, {RANKS_PER_CORE} for each of {cores} cores"
+            raise ValueError(f"runtime.devices is {devices}: it must be at most {most}")
         if self.node_count == 1:
             return Layout(devices)
         if self.nodes is None:
@@ -156,12 +163,14 @@ class RuntimeConfig:
         address = re.fullmatch(r".+:(\d{1,5})", self.rendezvous or "HOST:1")
         is_address = address is not None and 0 < int(address[1]) < 2**16
         require(is_address, f"{key}.rendezvous", self.rendezvous, "HOST:PORT, where node 0 listens")
+        alone = self.rendezvous is None or last > 0
+        require(alone, f"{key}.rendezvous", self.rendezvous, f"null, since {key}.nodes is {self.nodes}")
         precisions = (*PRECISIONS, FASTEST)
         require(self.precision in precisions, f"{key}.precision", self.precision, f"one of {', '.join(precisions)}")
         require(self.accumulation >= 1, f"{key}.accumulation", self.accumulation, "1 or more")
         require(self.parts is None or self.parts >= 1, f"{key}.parts", self.parts, "1 or more, or null")
-        alone = self.parts is None or self.accumulation == 1
-        require(alone, f"{key}.accumulation", self.accumulation, f"1, since {key}.parts is {self.parts}")
+        single = self.parts is None or self.accumulation == 1
+        require(single, f"{key}.accumulation", self.accumulation, f"1, since {key}.parts is {self.parts}")
         minutes = self.max_minutes
         require(minutes is None or minutes > 0, f"{key}.max_minutes", minutes, "more than 0, or null")
 

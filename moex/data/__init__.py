@@ -1,6 +1,16 @@
 """Data sets by name: a file of this folder is one, or a few that differ little; `DataSet` says what it has to be."""
 
-from moex.data.dataset import TEST, TRAIN, VALIDATION, DataSet, Samples, SmallImages, load, load_test
+from moex.data.dataset import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    DataSet,
+    MissingDataError,
+    Samples,
+    SmallImages,
+    load,
+    load_test,
+)
 from moex.data.outputs import Outputs
 from moex.data.source import Request, Source, SourceError
 from moex.registry import find_classes, import_class
@@ -10,6 +20,7 @@ __all__ = [
     "TRAIN",
     "VALIDATION",
     "DataSet",
+    "MissingDataError",
     "Outputs",
     "Request",
     "Samples",

@@ -14,7 +14,7 @@ import filelock
 import torch
 from torch import Tensor
 
-from moex.data.dataset import Samples, SmallImages
+from moex.data.dataset import MissingDataError, Samples, SmallImages
 
 # CIFAR-10's; the published recipe uses them for both sets.
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
@@ -72,17 +72,16 @@ def _images(dataset: Any) -> Tensor:
 
 def _obtain(publication: Any, name: str, root: Path, *, download: bool) -> None:
     """Extracts the archive, fetched first if that is wanted and needed; raises where that does not help."""
-    command = f"python train.py dataset={name} dataset.root={root} dataset.download=true"
     if not download and not (root / publication.filename).exists():
-        raise ValueError(f"{_first_fault(publication, root)}. Fetch the data with: {command}")
+        raise MissingDataError(str(_first_fault(publication, root)))
     root.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(root / f".{name}.lock"):
         # The ranks of a run, and the jobs of a sweep, want it at the same time.
         if _first_fault(publication, root) is not None:
-            _fetch_and_extract(publication, root, command, download=download)
+            _fetch_and_extract(publication, root, download=download)
 
 
-def _fetch_and_extract(publication: Any, root: Path, command: str, *, download: bool) -> None:
+def _fetch_and_extract(publication: Any, root: Path, *, download: bool) -> None:
     from torchvision.datasets.utils import check_md5, download_url, extract_archive
 
     archive = root / publication.filename
@@ -96,9 +95,9 @@ def _fetch_and_extract(publication: Any, root: Path, command: str, *, download: 
                 f"{publication.url} could not be fetched ({error}): put it into {root} by hand, or set dataset.root"
             ) from None
     if not check_md5(archive, publication.tgz_md5):
-        raise ValueError(
+        raise MissingDataError(
             f"{archive} ({archive.stat().st_size:,} bytes) is truncated or corrupt: its MD5 checksum is not "
-            f"{publication.tgz_md5}. Fetch it again with: {command}"
+            f"{publication.tgz_md5}"
         )
     try:
         extract_archive(archive, root)

@@ -165,6 +165,10 @@ class DataSet(ABC):
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in without}
 
 
+class MissingDataError(ValueError):
+    """Files are missing that the data set can fetch, with `download=true`."""
+
+
 @dataclass
 class SmallImages(DataSet):
     """Images that fit on the device as bytes: cropped, flipped and normalised there.

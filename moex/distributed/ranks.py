@@ -22,6 +22,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from moex.distributed.nodes import Layout
+from moex.distributed.parent import as_parent, end_with_the_parent
 
 # Each asks a run to save and to end; SLURM warns by one of the latter two, and W&B's page stops a run by SIGINT.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -70,6 +71,7 @@ def run_ranks(function: Callable[..., int], *arguments: Any, layout: Layout, sto
     Raises:
         RankError: a rank died or raised; with what the first of them said.
     """
+    os.environ |= as_parent()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // layout.devices)))
     # What failed is told once, below, instead of by each of torch's layers.
     logging.disable(logging.ERROR)
@@ -115,9 +117,12 @@ def run_ranks(function: Callable[..., int], *arguments: Any, layout: Layout, sto
 
 
 def _run_rank(layout: Layout, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
+    # Of a program that did not see to it in its first line.
+    end_with_the_parent()
     stop = StopRequest()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    threading.Thread(target=_exit_with_the_others, args=(layout,), daemon=True).start()
+    if layout.nodes > 1:
+        threading.Thread(target=_exit_with_the_others, args=(layout,), daemon=True).start()
     try:
         code = function(*arguments, stop)
     except Exception as error:
@@ -131,13 +136,11 @@ def _run_rank(layout: Layout, function: Callable[..., int], arguments: tuple[Any
 
 
 def _exit_with_the_others(layout: Layout) -> None:
-    """Ends this rank with its launcher, and with a rank of another node: NCCL notices that only after minutes."""
-    launcher = multiprocessing.parent_process()
-    assert launcher is not None
+    """Ends this rank with a rank of another node: NCCL notices that only after minutes."""
     with suppress(dist.DistError):
-        store = _nodes_store(layout) if layout.nodes > 1 else None
-        while launcher.is_alive() and (store is None or not store.check([_FAILURE])):
-            launcher.join(GRACE)
+        store = _nodes_store(layout)
+        while not store.check([_FAILURE]):
+            time.sleep(GRACE)
     get_error_handler().record_exception(RankError("another node failed"))
     os._exit(1)
 

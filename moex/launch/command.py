@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from hydra.errors import HydraException
 
 import moex
 from moex import config
+from moex.command_line import run_main
 from moex.config.composition import explain, offer_schemas
 from moex.files import SaveError
+from moex.launch.arguments import check_arguments, understand
 from moex.launch.manifests import offer_manifests
 from moex.launch.signals import Stopped, raise_on_signals
 
@@ -32,7 +35,8 @@ def run_command(
         unknown_key: says what is wrong about a key that the program lacks.
 
     Returns:
-        The exit code: 1 for a mistake in the arguments, 128 and its number for a signal.
+        The exit code: 1 for a mistake in the arguments, 128 and its number for a signal, that of a pipe whose reader
+        is gone included.
     """
     # Hydra spreads a mistake over a dozen lines; asked for full errors, it raises them instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -41,18 +45,33 @@ def run_command(
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     raise_on_signals()
     offer_schemas()
-    options = {argument.partition("=")[0] for argument in arguments}
+
+    def run() -> int:
+        # Hydra returns nothing of what the jobs return.
+        program()
+        return 0
+
+    if "--version" in arguments:
+        print(f"moex {moex.__version__}")
+        return 0
     try:
-        if options & {"--cfg", "-c"} and options & {"--multirun", "-m"}:
-            raise HydraException("--cfg shows one run: leave --multirun out")
+        check_arguments(arguments[1:], sweeps=manifests is not None)
+        # Hydra reads them there.
+        sys.argv[1:] = map(understand, arguments[1:])
         if manifests is not None:
             offer_manifests(manifests)
-        program()
+        return run_main(run)
     except (HydraException, SaveError) as error:
         print(f"error: {explain(error, unknown_key)}", file=sys.stderr, flush=True)
+        return 1
+    except ValueError as error:
+        # Hydra refuses some arguments by an error that is none of its own.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith("hydra."):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     except Stopped as stopped:
         command = shlex.join(["python", *arguments])
         print(f"stopped; the same command continues: {command}", file=sys.stderr, flush=True)
         return 128 + int(stopped.args[0])
-    return 0

@@ -21,7 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from moex.config import Config, identify_weights, name_run, parse, run_folder, settle_precision
+from moex.distributed.parent import as_parent, end_with
 from moex.distributed.ranks import STOP_SIGNALS
+from moex.launch.arguments import as_written
 from moex.launch.signals import Stopped, passing_on
 from moex.reporting.finished import read_result, show
 from moex.reporting.sweeps import RECORD
@@ -48,7 +50,7 @@ def make_job(composed: DictConfig, hydra: Any) -> Job:
     Raises:
         ValueError: the configuration is impossible.
     """
-    overrides = list(hydra.overrides.task)
+    overrides = [as_written(text) for text in hydra.overrides.task]
     if hydra.job.chdir:
         raise ValueError("hydra.job.chdir: every path is seen from where the command runs, so leave it out")
     config = parse(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
@@ -105,12 +107,15 @@ def is_finished(config: Config) -> bool:
 
     Several nodes, which need no folder in common, hear of it from node 0.
 
-    Raises:
-        ValueError: its result is damaged.
-        OSError: it cannot be read.
     """
     folder = run_folder(config)
-    result = read_result(folder) if config.runtime.node_count == 1 else None
+    if config.runtime.node_count > 1:
+        return False
+    try:
+        result = read_result(folder)
+    # Damaged: the worker tells of it, and makes it again.
+    except ValueError:
+        return False
     if result is None:
         return False
     console = Console()
@@ -162,11 +167,16 @@ def _copy(request: dict[str, Any], signals: Sequence[int]) -> int:
 
 
 def _work(request: dict[str, Any]) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    end_with(parent.pid)
     # Imported where it is needed: what is refused never gets here.
-    from moex.run import __main__ as worker
+    from moex.run import __main__ as main
+    from moex.run import worker
 
     # Ranks begin with the main module of whoever starts them.
-    sys.modules["__main__"] = worker
+    sys.modules["__main__"] = main
     sys.exit(worker.work(request))
 
 
@@ -182,11 +192,11 @@ def _start(
         text=True,
         # Its own session: Ctrl-C on the terminal reaches this process alone, which decides what it means.
         start_new_session=True,
-        env=os.environ | environment,
+        env=os.environ | environment | as_parent(),
     ) as worker:
         if signals:
             worker.terminate()  # It was too young to be told.
-        # Left open: its end tells the worker that this process is gone. A worker that was stopped does not read.
+        # A worker that was stopped does not read.
         with suppress(BrokenPipeError):
             print(json.dumps(request), file=worker.stdin, flush=True)
         return worker.wait()

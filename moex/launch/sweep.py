@@ -36,6 +36,8 @@ def combine(overrides: Sequence[Override]) -> list[list[str]]:
             raise HydraException(f"{override.input_line}: a sweep takes lists of values, choice(...) and range(...)")
         texts = override.sweep_string_iterator() if is_sweep else [override.get_value_element_as_str()]
         values[key] = [f"{key}={text}" for text in texts]
+        if not values[key]:
+            raise HydraException(f"{override.input_line}: a sweep takes one value or more")
     return [list(job) for job in itertools.product(*values.values())]
 
 

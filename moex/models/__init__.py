@@ -4,7 +4,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -53,6 +53,11 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **options: Any)
     Raises:
         ValueError: there is no such network or option, or the network cannot have these channels.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a network is {name!r}: it must be a text")
+    for key, number in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{key} is {number!r}: it must be a whole number, 1 or more")
     name, options = resolve(name, options)
     library, _, foreign = name.partition(":")
     if library == "torchvision":
@@ -71,19 +76,41 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **options: Any)
 
 
 def _build(build: Callable[..., nn.Module], name: str, *arguments: Any, **options: Any) -> nn.Module:
-    """Calls a constructor, whose signature says which options there are."""
-    signature = inspect.signature(build, eval_str=True)
+    """Calls a constructor, whose signature says which options there are, and of which types."""
+    try:
+        signature = inspect.signature(build, eval_str=True)
+    # What is annotated may be known to type checkers alone.
+    except NameError:
+        signature = inspect.signature(build)
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
         raise ValueError(describe_option(name, error)) from None
-    # An int does for a float.
-    kinds: dict[Any, Any] = {int: int, float: int | float, bool: bool}
     for option, value in options.items():
         annotation: Any = signature.parameters[option].annotation if option in signature.parameters else None
-        if annotation in kinds and not isinstance(value, kinds[annotation]):
-            raise ValueError(f"network {name!r}: {option} is {value!r}: it must be {annotation.__name__}")
-    return build(*arguments, **options)
+        kinds = get_args(annotation) or (annotation,)
+        if set(kinds) <= _WORDS.keys() and not any(_is_a(value, kind) for kind in kinds):
+            allowed = " or ".join(_WORDS[kind] for kind in kinds)
+            raise ValueError(f"network {name!r}: {option} is {value!r}: it must be {allowed}")
+    network = build(*arguments, **options)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network {name!r} is a {type(network).__name__}: it must be a torch.nn.Module")
+    return network
+
+
+# What the values of an option's type are called.
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Whether a value is of a type: an int does for a float, and a bool for no number."""
+    return isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) <= (kind is bool)
 
 
 def _import(path: str) -> Callable[..., nn.Module]:
@@ -93,4 +120,6 @@ def _import(path: str) -> Callable[..., nn.Module]:
         raise ValueError(
             f"there is no network {path!r}: it must be MODULE:NAME, seen from PYTHONPATH ({error})"
         ) from None
+    if not callable(found):
+        raise ValueError(f"there is no network {path!r}: it is a {type(found).__name__}, not a class or a function")
     return found

@@ -5,6 +5,7 @@ widening). Blocks begin and end with BatchNorm and have no ReLU before their fir
 stochastic depth can disturb what a block adds to its shortcut, the later the block the more often.
 """
 
+import math
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class PyramidNet(nn.Module):
         super().__init__()
         name = f"pyramidnet{depth} with bottleneck={str(bottleneck).lower()}"
         blocks = count_blocks(name, depth, layers=9 if bottleneck else 6, others=2)
-        if alpha < 0:
+        if not 0 <= alpha < math.inf:
             raise ValueError(f"alpha is {alpha}: it must be 0 or more")
         regularizers = iter(_regularizers(3 * blocks, shake_drop=shake_drop, stochastic_depth=stochastic_depth))
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)

@@ -18,6 +18,10 @@ def init_convolutions(model: nn.Module) -> None:
             nn.init.normal_(module.weight, mean=0.0, std=math.sqrt(2 / fan_out))
 
 
+# More layers would only take long to build.
+DEEPEST = 10_000
+
+
 def count_blocks(name: str, depth: int, *, layers: int, others: int) -> int:
     """The n of a network of `layers`·n + `others` layers.
 
@@ -34,6 +38,8 @@ def count_blocks(name: str, depth: int, *, layers: int, others: int) -> int:
     if remainder or blocks < 1:
         below = max(blocks, 1) * layers + others
         raise ValueError(f"{name}: the depth is {layers}n+{others}, such as {below} or {below + layers}")
+    if depth > DEEPEST:
+        raise ValueError(f"{name}: the depth is {DEEPEST:,} at most")
     return blocks
 
 

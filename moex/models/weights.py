@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moex.checkpoint import CHECKSUM, verify_content
 from moex.files import verify_archive
 
 Weights = Mapping[str, Tensor]
@@ -141,7 +142,10 @@ def _read_pickle(path: Path) -> Any:
             verify_archive(path)
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict) and CHECKSUM in content:
+            verify_content(content)
+        return content
     except UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would execute {refused[1]}" if refused else _first_line(error)

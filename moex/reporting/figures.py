@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from moex import metrics
-from moex.metrics import Array
+from moex.predictions import Array
 from moex.reporting.style import BLUE as BLUE
 from moex.reporting.style import (
     COLOURS,

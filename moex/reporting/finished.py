@@ -1,12 +1,13 @@
 """A finished run: its `result.json`, and what the screen says of it."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from moex.reporting.runs import RESULT, read_run
 
 # Logits and labels of the test set, in a run's folder.
 PREDICTIONS = "predictions.npz"
@@ -22,15 +23,13 @@ TITLES = {
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """`result.json` of a finished run; None for a run that is not."""
-    path = folder / "result.json"
-    if not path.exists():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and the same command writes it again") from None
-    return result
+    """`result.json` of a finished run; None for a run that is not.
+
+    Raises:
+        ValueError: it is damaged, or cannot be read.
+    """
+    path = folder / RESULT
+    return read_run(path, to_show=True).result if path.exists() else None
 
 
 def metrics_of(result: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
@@ -41,7 +40,7 @@ def metrics_of(result: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
 
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     """Prints the summary of a finished run: a table in percent for each test set, and where its figures are."""
-    chosen = f"best epoch ({result['best']['epoch']:.0f}, chosen on the {result['selected_on']} set)"
+    chosen = f"best epoch ({result['best']['epoch']:.0f}, chosen on the {result.get('selected_on', 'test')} set)"
     title = f"{result['name']}, seed {result['seed']}, {result['epochs']} epoch{'s' if result['epochs'] > 1 else ''}"
     own = {which: result[which] for which in ("last", "best")}
     tables = {"test set": own, **result.get("test_sets", {})}
@@ -54,10 +53,10 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     )
     for path in sorted((folder / "figures").glob("*.png")):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
-    console.print(f"  {folder / 'result.json'}", highlight=False, soft_wrap=True)
+    console.print(f"  {folder / RESULT}", highlight=False, soft_wrap=True)
     predictions = folder / PREDICTIONS
     if not predictions.exists():
-        again = f"without {folder / 'result.json'}, the same command writes it again from the last checkpoint"
+        again = f"without {folder / RESULT}, the same command writes it again from the last checkpoint"
         console.print(f"warning: {predictions} is missing; {again}", highlight=False, soft_wrap=True, markup=False)
 
 

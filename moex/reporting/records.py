@@ -47,7 +47,7 @@ def add_runs(record: Path, folders: Sequence[Path]) -> None:
     """
     for folder in folders:
         for run in find_runs(folder):
-            target = record / run.name / f"seed{run.seed}"
+            target = record / run.name.replace("/", "_") / f"seed{run.seed}"
             for name in FILES:
                 old, new = target / name, run.folder / name
                 if old.exists() and old.read_bytes() != new.read_bytes():

@@ -1,7 +1,7 @@
 """Finished runs, as their folders tell of them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,12 @@ METRICS = {
     "aurra": "AURRA, %",
     "ece": "ECE, %",
 }
+
+
+RESULT = "result.json"
+# What each result.json has, and of which kind; and what is shown at a run's end besides.
+_KINDS: dict[str, type] = {"name": str, "seed": int, "recipe": dict, "last": dict, "best": dict}
+_SHOWN: dict[str, type] = {"epochs": int, "images_per_second": float, "seconds": float, "device": str}
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,9 @@ def find_results(folders: Sequence[Path]) -> list[Run]:
     """
     runs = []
     for folder in folders:
-        paths = sorted(folder.rglob("result.json"))
+        paths = sorted(folder.rglob(RESULT))
         if not paths:
-            raise ValueError(f"{folder} holds no finished run: no result.json is below it")
+            raise ValueError(f"{folder} holds no finished run: no {RESULT} is below it")
         runs += [read_run(path) for path in paths]
     return runs
 
@@ -116,17 +122,41 @@ def splits_of(runs: Iterable[Run]) -> str:
     return ", ".join(sorted({run.selected_on for run in runs}))
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, *, to_show: bool = False) -> Run:
     """The run that a `result.json` tells of.
+
+    Args:
+        path: the file.
+        to_show: whether it has to hold what is shown at a run's end, which tables do not need.
 
     Raises:
         ValueError: the file is missing or damaged.
     """
     try:
         result = json.loads(path.read_text())
-        missing = sorted({"name", "seed", "recipe", "last", "best"} - set(result))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path.parent} is not a finished run ({error})") from None
-    if missing:
-        raise ValueError(f"{path.parent} is not a finished run (result.json lacks {', '.join(missing)})")
+        _check(result, _KINDS | _SHOWN if to_show else _KINDS, metrics=["epoch", *METRICS] if to_show else ["error"])
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent} is not a finished run: it holds no {RESULT}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.parent} is not a finished run: {RESULT} is damaged ({error})") from None
     return Run(path.parent, result)
+
+
+def _check(result: Any, kinds: Mapping[str, type], *, metrics: Iterable[str]) -> None:
+    """Looks whether the content of a `result.json` is one.
+
+    Raises:
+        ValueError: the first thing that it lacks, or that is of another kind.
+    """
+    if not isinstance(result, dict):
+        raise ValueError(f"it holds {json.dumps(result)[:40]}, not the outcome of a run")
+    if missing := [key for key in kinds if key not in result]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    outcomes = {f"{which}.{metric}": (which, metric) for which in ("last", "best") for metric in metrics}
+    for key, kind in kinds.items():
+        # An int does for a float.
+        if not isinstance(result[key], int | float if kind is float else kind):
+            raise ValueError(f"{key} is {result[key]!r}")
+    for key, (which, metric) in outcomes.items():
+        if not isinstance(result[which].get(metric), int | float):
+            raise ValueError(f"{key} is {result[which].get(metric)!r}")

@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from moex.reporting.runs import RESULT, read_run
+
 SWEEP, RECORD = "sweep.json", "job.json"
 # Waiting: not begun. Stopped: saved, by a signal or at the end of its minutes. Lost: it ran, and its process is gone.
 STATES = ("finished", "running", "failed", "stopped", "lost", "waiting")
@@ -60,8 +62,8 @@ def read_job(path: Path) -> JobStatus:
         if record["folder"]:
             folder = Path(os.path.normpath(path.parents[1] / record["folder"]))
             job = replace(job, folder=folder)
-            if result := _read_json(folder / "result.json", "epochs", "last"):
-                return replace(job, state="finished", message="", result=result)
+            if (folder / RESULT).exists():
+                return replace(job, state="finished", message="", result=read_run(folder / RESULT).result)
             job = replace(job, heartbeat=_read_json(folder / "heartbeat.json", "time", "epoch", "epochs"))
     except ValueError as error:
         job = replace(job, message=str(error))

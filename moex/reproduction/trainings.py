@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from moex.config import Config, identify_weights, parse, recipe, run_folder, settle_precision
 from moex.reporting.manifests import Cell, Table
-from moex.reporting.runs import Run
+from moex.reporting.runs import RESULT, Run, read_run
 from moex.reporting.tables import ABSENT
 from moex.reproduction.cost import count_samples, measure
 from moex.run.folder import last_checkpoint
@@ -73,7 +74,9 @@ class Training:
     @property
     def state(self) -> str:
         """Finished, unfinished or missing."""
-        if (self.folder / "result.json").exists():
+        # A damaged result is made again.
+        with suppress(ValueError):
+            read_run(self.folder / RESULT)
             return FINISHED
         return MISSING if last_checkpoint(self.folder) is None else UNFINISHED
 

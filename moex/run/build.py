@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.distributed import get_node_local_rank
@@ -224,7 +225,8 @@ def load_test_sets(config: Config, device: torch.device) -> dict[str, PreparedSe
                 limit_test=config.limit_test,
             )
         except (ValueError, OSError) as error:
-            raise ValueError(f"test_sets: {label}: {error}") from None
+            hint = ". Fetch it with download: true in its entry" if isinstance(error, data.MissingDataError) else ""
+            raise ValueError(f"test_sets: {label}: {error}{hint}") from None
     return prepared
 
 
@@ -286,7 +288,7 @@ def check_network(config: Config) -> None:
     for step_name, step in config.augmentation.used().items():
         step.check_input(shape, f"augmentation.{step_name}")
     with torch.device("meta"):
-        model = create_model(config)
+        model = _create_small(config)
         images, labels = torch.empty(2, *shape), torch.empty(2, classes)
     mixing = config.augmentation.create(model, num_classes=classes, seed=config.seed)
     name = config.model.name
@@ -309,6 +311,57 @@ def check_network(config: Config) -> None:
         model = create_model(config)
         mixing = config.augmentation.create(model, num_classes=classes, seed=config.seed)
         mixing.prepare(torch.randn(FEW, *shape))
+
+
+def check_batches(config: Config, samples: int, *, world_size: int) -> None:
+    """Looks whether the network can be trained on the smallest share of a batch, which may be a single sample.
+
+    Args:
+        config: of the run.
+        samples: of the training set.
+        world_size: the number of devices.
+
+    Raises:
+        ValueError: a BatchNorm would meet a single value a channel.
+    """
+    shares = world_size * config.runtime.turns(world_size)
+    last = samples % config.batch_size or config.batch_size
+    sizes = {last, min(samples, config.batch_size)}
+    if min(sizes) // shares > 1:
+        return
+    with torch.device("meta"):
+        model = create_model(config)
+        image = torch.empty(1, *config.dataset.shape)
+    try:
+        model(image)
+    except ValueError as error:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, of {samples:,} samples: a share of the last batch has a single one, "
+            f"on which model {config.model.name!r} cannot be trained ({error}); choose another batch_size"
+        ) from None
+
+
+def _create_small(config: Config) -> nn.Module:
+    """The network on the meta device, where it takes no memory.
+
+    Raises:
+        ValueError: it cannot be built, or would not fit into this machine's memory.
+    """
+    try:
+        model = create_model(config)
+    # Sizes that no tensor can have.
+    except (RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"network {config.model.name!r} cannot be built with {config.model.options}: {reason}"
+        ) from None
+    size, memory = sum(value.nbytes for value in model.state_dict().values()), psutil.virtual_memory().total
+    if size > memory:
+        raise ValueError(
+            f"network {config.model.name!r} with {config.model.options} has weights of {size / 2**30:,.0f} GiB: this "
+            f"machine has {memory / 2**30:,.0f} GiB of memory"
+        )
+    return model
 
 
 def create_model(config: Config, *, num_classes: int | None = None) -> nn.Module:

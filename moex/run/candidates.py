@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from moex import data, models
 from moex.checkpoint import BEST, LAST
-from moex.config import parse
+from moex.config import read_config
 from moex.config.schema import ModelConfig
 from moex.data import DataSet
 from moex.data.images.synsets import synsets
@@ -20,6 +19,7 @@ from moex.models.published import fetch_published, is_published
 from moex.models.weights import load_weights, read_weights
 from moex.run.build import create_model
 from moex.run.folder import CLASSES
+from moex.settings import require
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def load(folder: str | Path, *, weights: str = "last") -> nn.Module:
     Raises:
         ValueError: it is no run's folder, or has no such weights.
     """
+    require(weights in ("last", "best"), "weights", weights, "last or best")
     return find_candidate(str(folder), which=weights, model=ModelConfig(name="")).model
 
 
@@ -73,7 +74,7 @@ def find_candidate(checkpoint: str, *, which: str, model: ModelConfig, dataset: 
     """
     if is_published(checkpoint):
         return _published(checkpoint)
-    path = Path(checkpoint)
+    path = Path(checkpoint).expanduser()
     if (path / "config.yaml").is_file():
         return _of_run(path, path / "checkpoints" / {"last": LAST, "best": BEST}[which])
     if path.is_dir():
@@ -84,7 +85,7 @@ def find_candidate(checkpoint: str, *, which: str, model: ModelConfig, dataset: 
 
 
 def _of_run(folder: Path, path: Path) -> Candidate:
-    config = parse(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
+    config = read_config(folder / "config.yaml")
     weights = read_weights(path)
     count = _count_outputs(weights)
     network = create_model(config, num_classes=count)

@@ -75,7 +75,7 @@ def evaluate(config: EvaluationConfig, *, command: str, console: Console) -> lis
         OSError: a file cannot be read, fetched or written.
     """
     device = choose_device(RuntimeConfig(device=config.device, precision=config.precision))
-    scored = _score_predictions(config) if config.predictions else _score_networks(config, device, console)
+    scored = _score_predictions(config) if config.predictions else _score_networks(config, device, console, command)
     results = []
     for one in scored:
         result, folder = _result(one, config, device, command), _folder(one, config)
@@ -88,7 +88,9 @@ def evaluate(config: EvaluationConfig, *, command: str, console: Console) -> lis
     return results
 
 
-def _score_networks(config: EvaluationConfig, device: torch.device, console: Console) -> Iterator[Scored]:
+def _score_networks(
+    config: EvaluationConfig, device: torch.device, console: Console, command: str
+) -> Iterator[Scored]:
     runtime = RuntimeConfig(precision=config.precision)
     memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
     named = _chosen_data_set(config.dataset)
@@ -109,7 +111,9 @@ def _score_networks(config: EvaluationConfig, device: torch.device, console: Con
                     limit_test=config.limit,
                 )
             except ValueError as error:
-                raise ValueError(f"{candidate.name} on {label}: {error}") from None
+                how = "download: true in its entry" if config.test_sets else f"{command} dataset.download=true"
+                hint = f". Fetch it with: {how}" if isinstance(error, data.MissingDataError) else ""
+                raise ValueError(f"{candidate.name} on {label}: {error}{hint}") from None
             prepared.append((candidate, label, parts))
     for candidate, label, parts in prepared:
         console.print(f"scoring {candidate.name} on {label}", highlight=False, soft_wrap=True)

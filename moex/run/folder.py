@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.console import Console
 from moex import checkpoint
 from moex.distributed.communication import gather, rank, world_size
 from moex.files import write_atomically, write_text_atomically
+from moex.reporting.runs import RESULT, read_run
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 
@@ -102,7 +103,7 @@ def save(run: Run) -> None:
         SaveError: a file could not be written.
         SourceError: more samples cannot be read than may be.
     """
-    totals, unreadable = check_finite(run), gather_unreadable(run)
+    totals, unreadable = check_finite(run, memory=True), gather_unreadable(run)
     if rank() > 0:
         return
     state = run.state
@@ -131,8 +132,12 @@ def gather_unreadable(run: Run) -> dict[str, list[int]]:
     return {split: sorted(samples) for split, samples in unreadable.items()}
 
 
-def check_finite(run: Run) -> list[float]:
+def check_finite(run: Run, *, memory: bool = False) -> list[float]:
     """Looks for a loss or a weight that is not finite, on any rank; waits for the device.
+
+    Args:
+        run: that is trained.
+        memory: whether to look at what the optimizer keeps of the weights as well.
 
     Returns:
         The sums of all ranks over the current epoch: losses, and wrong predictions.
@@ -142,7 +147,9 @@ def check_finite(run: Run) -> list[float]:
     """
     state = run.state
     # Only rank 0's running statistics are the run's.
-    weights = state.model.state_dict().values() if rank() == 0 else state.model.parameters()
+    weights = [*(state.model.state_dict().values() if rank() == 0 else state.model.parameters())]
+    if memory:
+        weights += [value for kept in state.optimizer.state.values() for value in kept.values()]
     finite = all(bool(tensor.isfinite().all()) for tensor in weights)
     totals, bad_steps, finites = zip(*gather((state.totals.tolist(), int(state.first_bad_step), finite)), strict=True)
     bad = min((step for step in bad_steps if step >= 0), default=-1)
@@ -158,7 +165,8 @@ def non_finite(what: str, run: Run, *, step: int) -> NonFiniteError:
     lr = run.training.learning_rate(epoch, step)
     return NonFiniteError(
         f"{what} is not finite at epoch {epoch + 1}, step {step + 1} (learning rate {lr:g}). "
-        f"Last good checkpoint: {last_checkpoint(run.folder) or 'none'}. Try a lower optimizer.lr or another seed."
+        f"Last good checkpoint: {checkpoint.newest_whole(run.folder / 'checkpoints') or 'none'}. "
+        "Try a lower optimizer.lr or another seed."
     )
 
 
@@ -190,6 +198,31 @@ def write_metrics(run: Run) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint from which the run in a folder would continue; None before the first."""
     return next(iter(checkpoint.present(folder / "checkpoints")), None)
+
+
+def find_result(folder: Path, *, report: Callable[[str], object]) -> dict[str, Any] | None:
+    """`result.json` of a finished run; None for a run that is not.
+
+    A damaged one is kept under another name where there is a checkpoint, from which it is made again.
+
+    Args:
+        folder: the run's.
+        report: told, in one line, about a damaged one.
+
+    Raises:
+        ValueError: it is damaged, and there is no checkpoint.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        return read_run(path, to_show=True).result
+    except ValueError as error:
+        if last_checkpoint(folder) is None:
+            raise ValueError(f"{error}, and there is no checkpoint: move {folder} elsewhere to train anew") from None
+        path.replace(path.with_name(f"{RESULT}.damaged"))
+        report(f"{error}: kept as {RESULT}.damaged, and made again from the last checkpoint")
+        return None
 
 
 def commit() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The end of a run: `result.json`, `predictions.npz`, the figures, and the table on the screen."""
 
+import functools
 import json
 import platform
 import re
@@ -22,10 +23,12 @@ from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.processor import processor_name
 from moex.reporting.finished import PREDICTIONS
+from moex.reporting.runs import RESULT
 from moex.reporting.sweeps import now
 from moex.run.build import Run
 from moex.run.folder import gather_unreadable, write_metrics
 from moex.run.scoring import Outcome, score_network
+from moex.run.soundness import check_best
 from moex.run.training import Stopped
 
 LIBRARIES = (
@@ -88,7 +91,7 @@ def finish(run: Run, *, stop: StopRequest, console: Console) -> dict[str, Any]:
         # Of classes without names, nobody could read it.
         named = (confusion[TEST], run.class_names) if confusion and run.class_names else None
         save_run_figures(folder, name=f"{run.name}, seed {run.seed}", confusion=named)
-    write_text_atomically(folder / "result.json", _as_json(result))
+    write_text_atomically(folder / RESULT, _as_json(result))
     return result
 
 
@@ -222,11 +225,9 @@ def _summary(
 
 def _read_best(run: Run, console: Console) -> dict[str, torch.Tensor] | None:
     """The weights of the best epoch; None, and a line, where they are lost."""
-    path, epoch = run.folder / "checkpoints" / checkpoint.BEST, run.state.best["epoch"]
+    path = run.folder / "checkpoints" / checkpoint.BEST
     try:
-        best = checkpoint.read(path)
-        if best["epoch"] != epoch:
-            raise ValueError(f"{path} is of epoch {best['epoch']:.0f}, not of the best one, {epoch:.0f}")
+        best = checkpoint.read(path, check=functools.partial(check_best, run))
     except (ValueError, OSError) as error:
         console.print(f"{error}: predictions.npz will lack best_logits", soft_wrap=True)
         return None

@@ -1,7 +1,9 @@
 """One rank of a run, from the data to the result."""
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,26 @@ from rich.console import Console
 from moex import checkpoint
 from moex.config import Config, keys_in_use, parse, run_folder
 from moex.config.fastest import slow_precision
-from moex.data import SourceError
+from moex.data import TRAIN, MissingDataError, SourceError
 from moex.distributed.communication import broadcast, gather, join, rank
 from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
-from moex.processor import instructions
-from moex.reporting.finished import read_result, show
-from moex.run.build import Run, build_run, choose_device, load_sources, load_test_sets, read_initial_weights
-from moex.run.folder import NonFiniteError, claim, last_checkpoint, resume
+from moex.processor import instructions, keep_freed_memory
+from moex.reporting.finished import show
+from moex.run.build import (
+    Run,
+    build_run,
+    check_batches,
+    choose_device,
+    load_sources,
+    load_test_sets,
+    read_initial_weights,
+)
+from moex.run.folder import NonFiniteError, claim, find_result, last_checkpoint, resume
 from moex.run.result import ScoringError, device_name, finish
+from moex.run.soundness import check_last
 from moex.run.training import Stopped, TimeOver, train
 
 
@@ -44,28 +55,30 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
     config = parse(job["config"])
     folder = run_folder(config)
     device = choose_device(config.runtime)
+    keep_freed_memory()
     if layout.world_size > 1:
         join(device)
     console = Console(quiet=rank() > 0)
-    result = saved = fault = weights = None
+    report = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    result = fault = weights = None
     with ExitStack() as stack:
         try:
             sources = load_sources(config, device)
+            check_batches(config, len(sources[TRAIN]), world_size=layout.world_size)
             test_sets = load_test_sets(config, device)
             if rank() == 0:
                 if last_checkpoint(folder) is None:
                     weights = read_initial_weights(config)
                 stack.enter_context(claim(folder, dataclasses.asdict(config), classes=config.dataset.class_names))
                 # The process that held it may have finished the run.
-                result = read_result(folder)
-                saved = checkpoint.load(folder / "checkpoints", report=console.print)
+                result = find_result(folder, report=report)
+        except MissingDataError as error:
+            fault = f"{error}. Fetch it with: {job['command']} dataset.download=true"
         except (ValueError, OSError) as error:
             # A mistake in what was asked for; what fails from here on is ours.
             fault = str(error)
-        faults = [fault for fault in gather(fault) if fault is not None]
-        result, saved, weights = broadcast((result, saved, weights))
-        if faults:
-            raise RankError(faults[0])
+        _raise_first(fault)
+        result, weights = broadcast((result, weights))
         if result is None:
             if layout.world_size > 1:
                 machines = "1 machine" if layout.nodes == 1 else f"{layout.nodes} machines"
@@ -74,7 +87,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 run = build_run(config, sources, device, test_sets=test_sets, weights=weights)
                 for line in introduce(run, config):
                     console.print(line, soft_wrap=True, markup=False, highlight=False)
-                resume(run, saved, job["command"], console=console)
+                resume(run, _load_checkpoint(run, report), job["command"], console=console)
                 with _open_loggers(run, keys_in_use(config), console) as loggers:
                     train(run, stop=stop, loggers=loggers, console=console)
                     result = finish(run, stop=stop, console=console)
@@ -92,6 +105,30 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 raise RankError(f"{error}\n{_how_to_continue(folder)}") from None
     show(result, folder, console)
     return 0
+
+
+def _load_checkpoint(run: Run, report: Callable[[str], object]) -> dict[str, Any] | None:
+    """The checkpoint that the run goes on from, read by rank 0, on every rank.
+
+    Raises:
+        RankError: there are checkpoints, and none is whole.
+    """
+    saved = fault = None
+    if rank() == 0:
+        try:
+            saved = checkpoint.load(
+                run.folder / "checkpoints", check=functools.partial(check_last, run), report=report
+            )
+        except (ValueError, OSError) as error:
+            fault = str(error)
+    _raise_first(fault)
+    return broadcast(saved)
+
+
+def _raise_first(fault: str | None) -> None:
+    """Ends all ranks with the first of their faults, if one has any."""
+    if faults := [fault for fault in gather(fault) if fault is not None]:
+        raise RankError(faults[0])
 
 
 def introduce(run: Run, config: Config) -> list[str]:
@@ -129,7 +166,7 @@ def _open_loggers(run: Run, config: dict[str, Any], console: Console) -> Loggers
 
 
 def _how_to_continue(folder: Path, *, when: str = "") -> str:
-    whole = last_checkpoint(folder)
+    whole = checkpoint.newest_whole(folder / "checkpoints")
     if whole is None:
         return f"there is no checkpoint yet: {when}the same command starts again"
     return f"{whole} is whole: {when}the same command continues from it"

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from torch.utils.benchmark import Timer
 from moex.reporting.tables import markdown
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+MATMUL = "a product"
 # A variant is run as often in one timing as takes about so long, in seconds.
 TIMING = 1.0
 
@@ -26,11 +28,14 @@ class Variant:
         run: one call of it.
         samples: how many images or recordings a call treats.
         is_step: whether it is a training step, whose peak memory is told as well.
+        flops: floating-point operations of a call, of which the share in the machine's rate is told; None: nobody
+            counted them.
     """
 
-    run: Callable[[], object]
+    run: Callable[[], Any]
     samples: int
     is_step: bool = True
+    flops: int | None = None
 
 
 Variants = dict[str, Variant]
@@ -38,6 +43,8 @@ Variants = dict[str, Variant]
 
 def measure(variants: Mapping[str, Variant], rounds: int) -> str:
     """Times all variants in every round and returns a table in Markdown."""
+    if all(variant.flops for variant in variants.values()):
+        variants = {**variants, MATMUL: product()}
     repeats = {}
     for name, variant in variants.items():
         time_of(variant, 2)  # Warm-up and compilation.
@@ -51,6 +58,8 @@ def measure(variants: Mapping[str, Variant], rounds: int) -> str:
     ratios = table.div(table.iloc[:, 0], axis=0)
     rows = []
     for name, variant in variants.items():
+        if name == MATMUL:
+            continue
         speed, ratio = table[name], ratios[name]
         added = 100 * (1 / ratio - 1)
         memory = f"{peak_memory(variant) / 2**20:,.0f} MiB" if variant.is_step else "-"
@@ -63,7 +72,21 @@ def measure(variants: Mapping[str, Variant], rounds: int) -> str:
                 "peak memory of a step": memory,
             }
         )
-    return markdown(pd.DataFrame(rows))
+        if MATMUL in variants:
+            # Of the products that the network needs: a second pass of the stem is no use, and counts as none.
+            rate = speed * (variant.flops or 0) / variant.samples
+            share = 100 * rate / table[MATMUL]
+            rows[-1]["of the rate of a float32 product, %"] = (
+                f"{share.median():.0f} ({share.min():.0f} to {share.max():.0f})"
+            )
+    note = "" if MATMUL not in variants else f"\n\nThe product: {table[MATMUL].median() / 1e9:,.0f} GFLOP/s."
+    return markdown(pd.DataFrame(rows)) + note
+
+
+def product(size: int = 2048) -> Variant:
+    """A product of two square matrices in float32, whose samples are its floating-point operations."""
+    left, right = torch.randn(2, size, size, device=DEVICE).unbind()
+    return Variant(lambda: left @ right, 2 * size**3, is_step=False)
 
 
 def time_of(variant: Variant, repeats: int) -> float:

@@ -18,6 +18,7 @@ from moex.engine import at_least_float32
 from moex.reporting.tables import markdown
 
 WRN28_10: dict[str, Any] = {"name": "wrn28_10", "batch_size": 8, "shape": (1, 32, 32), "classes": 12}
+RESNET20: dict[str, Any] = {"name": "resnet20", "batch_size": 128, "shape": (3, 32, 32), "classes": 100}
 NAME = "exchange of moments"
 # By autograd's engine, before the name of what it computes the gradient of.
 BACKWARD = "autograd::engine::evaluate_function: "
@@ -69,8 +70,9 @@ def training_step(network: dict[str, Any]) -> Callable[[], None]:
     """Forward pass with the exchange, backward pass and update of the weights, on one random batch."""
     generator = np.random.default_rng(0)
     shape = (network["batch_size"], *network["shape"])
-    model = moex.models.create(network["name"], num_classes=network["classes"], in_channels=shape[1]).to(DEVICE)
-    images = torch.from_numpy(generator.normal(size=shape)).float().to(DEVICE)
+    model = moex.models.create(network["name"], num_classes=network["classes"], in_channels=shape[1])
+    model = model.to(DEVICE).to(memory_format=torch.channels_last)
+    images = torch.from_numpy(generator.normal(size=shape)).float().to(DEVICE, memory_format=torch.channels_last)
     labels = torch.from_numpy(generator.integers(0, network["classes"], shape[0])).to(DEVICE)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-2)
     mixing = moex.Mixing(model, [RecordedMoEx(probability=1.0)], num_classes=network["classes"])

@@ -1,5 +1,6 @@
 """A short run on digits, for the tests of this folder."""
 
+import functools
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from moex.config import parse
 from moex.loggers import Loggers
 from moex.run.build import build_run, load_sources, load_test_sets
 from moex.run.folder import resume
+from moex.run.soundness import check_last
 from moex.run.training import train
 
 CPU = torch.device("cpu")
@@ -34,7 +36,8 @@ def reopen():
 
     def reopen_run(run, console=None):
         console = console or Console(quiet=True)
-        saved = checkpoint.load(run.folder / "checkpoints", report=console.print)
+        check = functools.partial(check_last, run)
+        saved = checkpoint.load(run.folder / "checkpoints", check=check, report=console.print)
         resume(run, saved, "python train.py", console=console)
         return run
 

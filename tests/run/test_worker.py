@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from moex.distributed.ranks import STOPPED, RankError
-from moex.run import __main__ as worker
+from moex.run import worker
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_recordings_come_in_batches(part, speech_commands_root, monkeypatch):
     benchmark = part("sounds")
     monkeypatch.setattr(benchmark, "RECORDINGS", speech_commands_root)
     monkeypatch.setattr(benchmark, "BATCHES", 1)
-    theirs, ours = benchmark.recording_variants().values()
+    theirs, ours, _ = benchmark.recording_variants().values()
     assert (theirs.samples, ours.samples) == (96, 17 * 96)
     theirs.run()
     ours.run()

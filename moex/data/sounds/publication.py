@@ -10,6 +10,8 @@ from urllib.error import URLError
 
 import filelock
 
+from moex.data.dataset import MissingDataError
+
 URL = "http://download.tensorflow.org/data/"
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 # All words of version 0.01, and below those that version 0.02 added.
@@ -78,22 +80,21 @@ def obtain(root: Path, version: Version, *, download: bool) -> Path:
     """
     if (folder := find_folder(root, version)) is not None:
         return folder
-    command = f"python train.py dataset=speech_commands dataset.root={root} dataset.version={version.number}"
     if not download and not (root / version.archive).exists():
-        raise ValueError(
+        raise MissingDataError(
             f"dataset.root is {str(root)!r}: it must hold Speech Commands {version.number}, with a folder for each "
-            f"word, or {version.archive}. Fetch it with: {command} dataset.download=true"
+            f"word, or {version.archive}"
         )
     root.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(root / f".{version.folder}.lock"):
         # The ranks of a run, and the jobs of a sweep, want it at the same time.
         if (folder := find_folder(root, version)) is None:
-            _fetch(root, version, download=download, command=f"{command} dataset.download=true")
+            _fetch(root, version, download=download)
             folder = _unpack(root, version)
     return folder
 
 
-def _fetch(root: Path, version: Version, *, download: bool, command: str) -> None:
+def _fetch(root: Path, version: Version, *, download: bool) -> None:
     """Fetches the archive unless it is there, and verifies it."""
     from torchvision.datasets.utils import download_url
 
@@ -108,9 +109,9 @@ def _fetch(root: Path, version: Version, *, download: bool, command: str) -> Non
                 f"{url} could not be fetched ({error}): put it into {root} by hand, or set dataset.root"
             ) from None
     if (found := _sha256(archive)) != version.sha256:
-        raise ValueError(
+        raise MissingDataError(
             f"{archive} ({archive.stat().st_size:,} bytes) is truncated or corrupt: its SHA-256 checksum is {found}, "
-            f"not {version.sha256}. Fetch it again with: {command}"
+            f"not {version.sha256}"
         )
 
 
