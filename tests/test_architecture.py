@@ -101,7 +101,7 @@ def test_every_module_has_a_floor():
 
 def test_reporting_imports_nothing_of_training():
     allowed = {"files", "metrics", "predictions", "reporting"}
-    for path in (PACKAGE / "reporting").glob("*.py"):
+    for path in (PACKAGE / "reporting").rglob("*.py"):
         assert set(imported(path)) <= allowed
 
 

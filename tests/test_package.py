@@ -83,7 +83,8 @@ def test_the_wheel_holds_the_package_alone(wheel):
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
     tops = {name.split("/")[0] for name in names}
     assert tops == {"moex", next(top for top in tops if top.endswith(".dist-info"))}
-    ours = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "moex").rglob("*.py")}
+    packaged = [*(REPOSITORY / "moex").rglob("*.py"), *(REPOSITORY / "moex").rglob("templates/*")]
+    ours = {str(path.relative_to(REPOSITORY)) for path in packaged}
     assert ours | {"moex/py.typed"} <= set(names)
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
     assert {line.split()[1].split(">")[0] for line in required} == {"torch", "numpy"}

@@ -6,7 +6,6 @@ or changed first, in any thread and without a display. Titles state the result.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from moex import metrics
 from moex.predictions import Array
+from moex.reporting.predictions import PREDICTIONS, read_predictions
 from moex.reporting.style import BLUE as BLUE
 from moex.reporting.style import (
     COLOURS,
@@ -306,7 +306,7 @@ def save_run_figures(
         ValueError: One of the two files is missing, unreadable or incomplete.
     """
     history = _read_history(folder / "metrics.csv")
-    logits, labels = _read_predictions(folder / "predictions.npz")
+    logits, labels, _ = read_predictions(folder / PREDICTIONS)
     figures = {
         LEARNING_CURVES: learning_curves(history, name=name),
         RELIABILITY: reliability_diagram(logits, labels, name=name),
@@ -322,25 +322,12 @@ def save_run_figures(
 
 
 def _read_history(path: Path) -> pd.DataFrame:
-    _check_exists(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: the figures need the folder of a finished run")
     try:
         return pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a table of epochs ({error})") from None
-
-
-def _read_predictions(path: Path) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.integer]]:
-    _check_exists(path)
-    try:
-        with np.load(path) as arrays:
-            return arrays["logits"], arrays["labels"]
-    except (BadZipFile, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the arrays logits and labels ({error})") from None
-
-
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: the figures need the folder of a finished run")
 
 
 def _check_history(history: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from moex.reporting.predictions import PREDICTIONS
 from moex.reporting.runs import RESULT, read_run
 
-# Logits and labels of the test set, in a run's folder.
-PREDICTIONS = "predictions.npz"
 TITLES = {
     "error": "error",
     "top5_error": "top-5 error",

@@ -126,7 +126,7 @@ def _values(runs: Iterable[Run], table: Table, metric: str, which: str) -> list[
 
 def _figures(runs: Sequence[Run], table: Table, cell: Cell, metric: str) -> dict[str, Any]:
     title = TITLES[metric]
-    number = _reported_number(cell, metric)
+    number = reported_number(cell, metric)
     paper = np.nan if number is None else getattr(number, metric)
     values: dict[str, Any] = {
         f"paper {title}": paper,
@@ -143,7 +143,7 @@ def _figures(runs: Sequence[Run], table: Table, cell: Cell, metric: str) -> dict
     return values
 
 
-def _reported_number(cell: Cell, metric: str) -> Number | None:
+def reported_number(cell: Cell, metric: str) -> Number | None:
     """What is reported of a metric: a confirmed number before one that is not."""
     numbers = [number for number in cell.paper if getattr(number, metric) is not None]
     return min(numbers, key=lambda number: number.unconfirmed, default=None)

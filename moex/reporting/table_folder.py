@@ -1,6 +1,7 @@
 """results/NAME: the summaries of the runs behind a table, and the table and the figures that are made of them alone.
 
-`cells.json` says which run stands for which cell and seed; `runs/` holds `result.json` and `metrics.csv` of each.
+`cells.json` says which run stands for which cell and seed; `runs/` holds `result.json` and `metrics.csv` of each, and
+`predictions.json`, what the site's figures need of its predictions.
 """
 
 import json
@@ -17,8 +18,9 @@ from matplotlib.figure import Figure
 from moex.files import write_text_atomically
 from moex.reporting.figures import compare_learning_curves, compare_with_reported
 from moex.reporting.manifests import Table
+from moex.reporting.predictions import SUMMARY, write_summary
 from moex.reporting.records import FILES, provenance
-from moex.reporting.reproduction import STD, TITLES, Results, as_text, headline, tabulate_cells
+from moex.reporting.reproduction import BEST, LAST, STD, TITLES, Results, as_text, headline, tabulate_cells
 from moex.reporting.runs import Run, read_run
 from moex.reporting.tables import ABSENT, markdown
 
@@ -70,6 +72,7 @@ def add_run(folder: Path, run: Path, *, row: str, column: str, reduced: str) -> 
     same_cell = [entry for entry in entries if (entry.reduced, entry.row, entry.column, entry.seed) == place]
     for entry in same_cell:
         if _came_out_alike(read_run(folder / entry.run / "result.json"), found):
+            _copy_summary(found, folder / entry.run)
             return entry
     recipe = re.sub(r"[^\w.+=,-]+", "_", run.parent.name)
     name = f"{recipe}/seed{found.seed}"
@@ -79,9 +82,7 @@ def add_run(folder: Path, run: Path, *, row: str, column: str, reduced: str) -> 
         number += 1
         target = folder / RUNS / f"{name}-{number}"
     target.mkdir(parents=True, exist_ok=True)
-    for file in FILES:
-        if not (target / file).exists():
-            shutil.copyfile(run / file, target / file)
+    _copy_summary(found, target)
     entry = Entry(reduced, row, column, found.seed, str(target.relative_to(folder)), bool(same_cell))
     lines = ",\n  ".join(json.dumps(asdict(each), ensure_ascii=False) for each in sorted([*entries, entry]))
     write_text_atomically(folder / CELLS, f"[\n  {lines}\n]\n")
@@ -228,6 +229,15 @@ def _duplicates(folder: Path, entries: Iterable[Entry]) -> list[str]:
                 }
             )
     return [f"## Duplicates, in no mean\n\n{markdown(pd.DataFrame(rows))}"] if rows else []
+
+
+def _copy_summary(run: Run, target: Path) -> None:
+    """Copies what is not there yet; of the predictions, the numbers that figures need."""
+    for file in FILES:
+        if not (target / file).exists():
+            shutil.copyfile(run.folder / file, target / file)
+    if not (target / SUMMARY).exists():
+        write_summary(run.folder, target, of=BEST if run.selected_on == "validation" else LAST)
 
 
 def _came_out_alike(one: Run, other: Run) -> bool:

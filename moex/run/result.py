@@ -22,7 +22,7 @@ from moex.distributed.ranks import StopRequest
 from moex.engine import predict
 from moex.files import saving, write_atomically, write_text_atomically
 from moex.processor import processor_name
-from moex.reporting.finished import PREDICTIONS
+from moex.reporting.predictions import PREDICTIONS
 from moex.reporting.runs import RESULT
 from moex.reporting.sweeps import now
 from moex.run.build import Run
