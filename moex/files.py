@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from moex.leftovers import remember
+
 
 class SaveError(OSError):
     """A file could not be written: the disk is full, a quota is used up, or the file system is read-only."""
@@ -52,6 +54,7 @@ def write_aside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     content = io.BytesIO()
     write(content)
     aside = path.with_name(path.name + ".tmp")
+    remember(aside)
     try:
         with aside.open("wb") as file:
             file.write(content.getbuffer())

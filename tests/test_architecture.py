@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "moex"
 FLOORS = {
     "command_line": 0,
-    "files": 0,
+    "leftovers": 0,
+    "files": 1,
     "namesake": 0,
     "normalisation": 0,
     "points": 0,

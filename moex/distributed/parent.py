@@ -4,6 +4,8 @@ import os
 import threading
 import time
 
+from moex.leftovers import remove_all
+
 # The environment variable with the number of the process that a process is to end with.
 PARENT = "MOEX_PARENT"
 # Seconds between two looks.
@@ -21,13 +23,16 @@ def end_with_the_parent() -> None:
 def end_with(parent: int) -> None:
     """From here on, ends this process soon after the one of this number, which has started it.
 
-    What was being written aside stays aside, and the next run resumes.
+    What was being written aside goes, as temporary files do, and the next run resumes.
     """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(EVERY)
-        os._exit(1)
+        try:
+            remove_all()
+        finally:
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -20,6 +20,7 @@ from moex.distributed.ranks import STOP_SIGNALS, RankError, StopRequest, run_ran
 from moex.files import write_text_atomically
 from moex.reporting.sweeps import now
 from moex.run.build import check_network, visible_gpus
+from moex.run.scratch import scratch_folder
 from moex.run.session import train_rank
 
 
@@ -27,7 +28,8 @@ def main() -> int:
     """Trains what standard input asks for and returns the exit code."""
     stop = StopRequest()
     job = json.loads(sys.stdin.readline())
-    return run(job, stop)
+    with scratch_folder():
+        return run(job, stop)
 
 
 def work(job: dict[str, Any]) -> int:
@@ -36,7 +38,8 @@ def work(job: dict[str, Any]) -> int:
     os.setsid()
     stop = StopRequest()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    return run(job, stop)
+    with scratch_folder():
+        return run(job, stop)
 
 
 def run(job: dict[str, Any], stop: StopRequest) -> int:
