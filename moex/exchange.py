@@ -71,7 +71,6 @@ class FeatureExchange(FeatureHook):
                 None leaves the features as they are.
 
         Raises:
-            TypeError: `perm` is no tensor.
             ValueError: `perm` is not a 1-D integer tensor, or has other values than samples of the batch; the hook
                 was removed; a swap is already in progress; the forward pass calls the layer twice; or, on leaving, no
                 forward pass has reached the layer, or the first exchange has changed nothing, so that features and

@@ -76,11 +76,11 @@ def check_permutation(perm: Tensor, samples: int | None = None) -> None:
         samples: B, where it is known.
 
     Raises:
-        TypeError: `perm` is no tensor.
-        ValueError: it is not one-dimensional, not of int64 or int32, or has other values than from 0 to B - 1.
+        ValueError: it is no tensor, not one-dimensional, not of int64 or int32, or has other values than from 0 to
+            B - 1.
     """
     if not isinstance(perm, Tensor):
-        raise TypeError(f"perm must be a 1-D integer tensor, not a {type(perm).__name__}; use torch.randperm(B)")
+        raise ValueError(f"perm must be a 1-D integer tensor, not a {type(perm).__name__}; use torch.randperm(B)")
     if perm.ndim != 1 or perm.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"perm must be 1-D and int64 or int32, not {perm.ndim}-D and {perm.dtype}; use torch.randperm(B)"
@@ -178,7 +178,7 @@ def exchange_moments(
         Features of the shape, dtype and memory format of `x`.
 
     Raises:
-        TypeError: As `moments`, and where `perm` is no tensor.
+        TypeError: As `moments`.
         ValueError: As `moments`, and where `perm` is not a 1-D integer tensor with an entry for each sample, or has
             values beside 0 to B - 1, or lies on the meta device where `x` does not.
     """

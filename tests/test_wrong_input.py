@@ -367,15 +367,15 @@ CALLS = {
     "perm of another length": (lambda: exchanged(PERM[:3]), ValueError, "3 entries for a batch of 4 samples"),
     "perm of two dimensions": (lambda: exchanged(PERM[None]), ValueError, "1-D and int64 or int32, not 2-D"),
     "perm of floats": (lambda: exchanged(PERM.float()), ValueError, "int64 or int32, not 1-D and torch.float32"),
-    "perm of a list": (lambda: exchanged([1, 2, 3, 0]), TypeError, "not a list; use torch.randperm"),
-    "perm of nothing": (lambda: exchanged(None), TypeError, "not a NoneType"),
+    "perm of a list": (lambda: exchanged([1, 2, 3, 0]), ValueError, "not a list; use torch.randperm"),
+    "perm of nothing": (lambda: exchanged(None), ValueError, "not a NoneType"),
     "order, perm negative": (lambda: exchange_order(X, -PERM), ValueError, "from -3 to 0"),
     "components, perm beyond": (lambda: exchange_components(X, PERM + 1), ValueError, "from 1 to 4"),
     "half a component": (lambda: exchange_components(X, PERM, components=1.5), TypeError, "a whole number, not 1.5"),
     "swap, perm beyond the batch": (lambda: swapped(torch.tensor([0, 1, 2, 4])), ValueError, "values from 0 to 4"),
     "swap, perm negative": (lambda: swapped(torch.tensor([0, 1, 2, -1])), ValueError, "values from -1 to 2"),
     "swap, perm without values": (lambda: swapped(PERM.to("meta")), ValueError, "meta device"),
-    "swap, perm of a list": (lambda: swapped([0, 1]), TypeError, "not a list"),
+    "swap, perm of a list": (lambda: swapped([0, 1]), ValueError, "not a list"),
     "swap, perm of another length": (lambda: swapped(PERM[:2]), ValueError, "2 entries for a batch of 4 samples"),
     **{
         f"eps of {eps}": (lambda eps=eps: exchanged(PERM, eps=eps), ValueError, f"eps is {eps}: it must be more")

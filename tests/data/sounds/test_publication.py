@@ -79,7 +79,7 @@ def test_unpacked_without_being_fetched(tmp_path):
 def test_a_damaged_archive_is_fetched_again(tmp_path, site):
     (site / "speech_commands_v0.01.tar.gz").write_bytes(SMALL)
     (tmp_path / "speech_commands_v0.01.tar.gz").write_bytes(SMALL[:100])
-    with pytest.raises(ValueError, match=r"gz \(100 bytes\) is truncated or corrupt: its SHA-256 .*download=true$"):
+    with pytest.raises(MissingDataError, match=r"gz \(100 bytes\) is truncated or corrupt: its SHA-256 "):
         obtain(tmp_path, version(SMALL), download=False)
     assert obtain(tmp_path, version(SMALL), download=True).is_dir()
 
