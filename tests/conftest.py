@@ -14,6 +14,7 @@ from program import REPOSITORY, run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
+from moex.config.composition import offer_schemas
 from moex.launch.manifests import offer_manifests
 
 # Files that take minutes, since they start many processes.
@@ -28,6 +29,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def manifests() -> None:
     """What is composed in a test's own process finds studies and the paper's numbers, as in train.py."""
+    offer_schemas()
     offer_manifests(REPOSITORY / "experiments")
 
 
