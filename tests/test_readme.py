@@ -39,7 +39,7 @@ COMMANDS = sorted(
         for page in PAGES
         if page.name != "extending.md"  # test_extending.py runs its commands.
         for match in COMMAND.findall(page.read_text())
-        if "NAME" not in match
+        if "NAME" not in match and "--shell-completion" not in match
     }
 )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from moex.reporting import sweeps
+from moex.reporting.runs import METRICS
 
 REPOSITORY = Path(__file__).parents[1]
 HERE = socket.gethostname()
@@ -34,7 +35,12 @@ def beat(folder, *, minutes, epoch=3, host=HERE, pid=None):
 
 
 def finish(folder):
-    write(folder / "result.json", {"epochs": 30, "last": {"error": 0.0125}})
+    figures = {"epoch": 30, **dict.fromkeys(METRICS, 0.0125)}
+    speed = {"images_per_second": 1.0, "seconds": 1.0, "device": "cpu"}
+    write(
+        folder / "result.json",
+        {"name": "x", "seed": 0, "recipe": {}, "epochs": 30, "last": figures, "best": figures, **speed},
+    )
 
 
 def record(overrides, run):
@@ -168,7 +174,13 @@ def test_a_damaged_file_hides_no_job(root, status, damage):
         path.write_text(damage)
     jobs = sweeps.read_jobs(sweep)
     assert [job.state for job in jobs] == ["failed", "waiting", "running"]
-    assert [job.message for job in jobs] == [f"cannot read {path}" for path in damaged]
+    reasons = [
+        f"cannot read {damaged[0]}",
+        f"{damaged[1].parent} is not a finished run: ",
+        f"cannot read {damaged[2]}",
+    ]
+    for job, reason in zip(jobs, reasons, strict=True):
+        assert job.message.startswith(reason)
     (sweep / "sweep.json").write_text(damage)
     code, lines = status(root)
     assert code == 0

@@ -134,7 +134,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path, here, read_te
 
     # TensorBoard has each row once.
     table, events = pd.read_csv(broken / "metrics.csv"), read_tensorboard(broken)
-    assert [event.step for event in events.Scalars("step/loss")] == list(range(5, table["step"].iloc[-1] + 1, 5))
+    assert [event.step for event in events.Scalars("step/loss")] == [1, *range(5, table["step"].iloc[-1] + 1, 5)]
     for name in ("epoch", "train_loss", "test_error"):
         logged = [(event.step, event.value) for event in events.Scalars(f"epoch/{name}")]
         assert logged == [*zip(table["step"], np.float32(table[name]), strict=True)]

@@ -73,7 +73,10 @@ class MoEx(PairStep):
                 f"import path of a function ({error})"
             ) from None
         try:
-            inspect.signature(function).bind(None, None)
+            signature = inspect.signature(function)
+            signature.bind(
+                None, None, **{name: None for name in (*_OPTIONS, "channel_dim") if name in signature.parameters}
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.name}.statistic is {self.statistic!r}: it must be a function of features and a permutation "

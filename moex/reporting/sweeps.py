@@ -63,7 +63,9 @@ def read_job(path: Path) -> JobStatus:
             folder = Path(os.path.normpath(path.parents[1] / record["folder"]))
             job = replace(job, folder=folder)
             if (folder / RESULT).exists():
-                return replace(job, state="finished", message="", result=read_run(folder / RESULT).result)
+                return replace(
+                    job, state="finished", message="", result=read_run(folder / RESULT, to_show=True).result
+                )
             job = replace(job, heartbeat=_read_json(folder / "heartbeat.json", "time", "epoch", "epochs"))
     except ValueError as error:
         job = replace(job, message=str(error))

@@ -49,7 +49,7 @@ REFUSED = {
     "classes": ({"model": {"options": {"num_classes": 5}}}, r"model.options.num_classes cannot be set"),
     "a word for a number": (
         {"model": {"name": "pyramidnet110", "options": {"alpha": "x"}}},
-        r"network 'pyramidnet110': alpha is 'x': it must be float",
+        r"network 'pyramidnet110': alpha is 'x': it must be a number",
     ),
     "too many components": (
         {"augmentation": {"steps": ["moex"], "moex": {"statistic": "components", "components": 17}}},

@@ -15,6 +15,7 @@ from moex import models
 from moex.data import SourceError
 from moex.engine import evaluate, predict
 from moex.metrics import summarise
+from moex.reporting.finished import show
 from moex.run import result, scoring
 from moex.run.training import Stopped
 
@@ -123,7 +124,7 @@ def test_a_run_scores_its_last_and_its_best_weights(build, reopen, go_on, tmp_pa
     assert not (run.folder / "test_sets" / f"{LABELS[1]}.npz").exists()
     assert finished["test_sets"][LABELS[1]]["unreadable"] == 3
     assert "unreadable" not in finished["test_sets"][LABELS[0]]
-    result.show(finished, run.folder, console)
+    show(finished, run.folder, console)
     printed = console.export_text()
     for line in (f"scoring {LABELS[0]}", f"{LABELS[1]}, %", "AUPR", "RMS calibration error, all bins"):
         assert line in printed

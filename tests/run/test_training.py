@@ -26,8 +26,8 @@ def test_the_loss_is_logged_in_epochs_shorter_than_the_interval(build, tmp_path,
     console = Console(quiet=True)
     with open_loggers(run.loggers, run.folder, done=0, config={}, console=console) as loggers:
         train(run, stop=threading.Event(), loggers=loggers, console=console)
-    assert len(losses) == 4 + 2  # The epochs, and steps 6 and 12 of the run.
-    assert [event.step for event in read_tensorboard(run.folder).Scalars("step/loss")] == [6, 12]
+    assert len(losses) == 4 + 4 + 2  # The epochs, their first steps, and steps 6 and 12 of the run.
+    assert [event.step for event in read_tensorboard(run.folder).Scalars("step/loss")] == [1, 6, 12]
     table = pd.read_csv(run.folder / "metrics.csv")
     assert table["train_loss"].between(0.5, 4).all()
     assert (table["waiting_share"] == 0).all()
