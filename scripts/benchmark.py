@@ -2,7 +2,8 @@
 
     python scripts/benchmark.py [PART ...] [--rounds N] [--output FILE.md]
 
-The parts: exchange, share (of MoEx in the profile of a step), precision, data, images, sounds.
+The parts: exchange, share (of MoEx in the profile of a step), precision, wide (the same of networks that take many
+minutes), data, images, sounds.
 
 In every round each variant is timed once, one after the other, and each ratio is taken within its round: what
 else the machine does weighs on both sides. Reported are the median over the rounds and, in brackets, the lowest
@@ -62,6 +63,8 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
     },
     "precision": {
         "Forms of a training step: ResNet-20, batch 128, MoEx": timed(lambda: precision_variants(RESNET20)),
+    },
+    "wide": {
         "Forms of a training step: WRN-28-10, batch 16, MoEx": timed(lambda: precision_variants(WRN28_10)),
         "Forms of a training step: PyramidNet-56, α̃ 240, batch 32, MoEx": timed(
             lambda: precision_variants(PYRAMIDNET56)

@@ -165,7 +165,10 @@ def test_peak_memory_counts_what_lives_at_once(part):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["speed"], "there is no part 'speed': choose from exchange, share, precision"), (["--rounds=0"], "1 or more")],
+    [
+        (["speed"], "there is no part 'speed': choose from exchange, share, precision, wide"),
+        (["--rounds=0"], "1 or more"),
+    ],
 )
 def test_mistakes(arguments, message):
     answer = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
