@@ -86,8 +86,7 @@ class RuntimeConfig:
     """How machines are used: `devices` processes, one a device, on each of `nodes`; together they train a batch.
 
     `accumulation` is the number of turns in which each device takes its share of the batch; in its place, `parts` is
-    that of the shares, on however many devices. `precision` may be
-    `fastest`, which `moex.config.fastest` settles.
+    that of the shares, on however many devices. `precision` may be `fastest`, which `moex.config.fastest` settles.
     """
 
     device: str = "auto"

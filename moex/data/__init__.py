@@ -8,6 +8,7 @@ from moex.data.dataset import (
     MissingDataError,
     Samples,
     SmallImages,
+    fetch_hint,
     load,
     load_test,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "SmallImages",
     "Source",
     "SourceError",
+    "fetch_hint",
     "find",
     "load",
     "load_test",

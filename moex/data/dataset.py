@@ -165,6 +165,11 @@ class DataSet(ABC):
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in without}
 
 
+def fetch_hint(error: Exception, how: str) -> str:
+    """What is added to an error where what is missing can be fetched, and how; nothing to any other."""
+    return f". Fetch it with: {how}" if isinstance(error, MissingDataError) else ""
+
+
 class MissingDataError(ValueError):
     """Files are missing that the data set can fetch, with `download=true`."""
 

@@ -106,7 +106,6 @@ def is_finished(config: Config) -> bool:
     """Whether there is nothing left to train; then its result is printed.
 
     Several nodes, which need no folder in common, hear of it from node 0.
-
     """
     folder = run_folder(config)
     if config.runtime.node_count > 1:

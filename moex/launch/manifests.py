@@ -45,7 +45,7 @@ class ManifestSource(ConfigSource):
         """See `ConfigSource`."""
         group, name = _parts(config_path)
         if group == STUDY:
-            return name in self.list(STUDY, None)
+            return Path(self.path, STUDY, f"{name}.yaml").is_file()
         return group == PAPER and any(name in path.read_text() for path in table_files(Path(self.path)))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:

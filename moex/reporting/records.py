@@ -13,10 +13,10 @@ import pandas as pd
 
 from moex.reporting.figures import compare_learning_curves
 from moex.reporting.finished import metrics_of
-from moex.reporting.runs import METRICS, Run, group_runs, names_of, read_runs, splits_of
+from moex.reporting.runs import METRICS, RESULT, Run, group_runs, names_of, read_runs, splits_of
 from moex.reporting.tables import as_text, markdown, tabulate
 
-FILES = ("result.json", "metrics.csv")
+FILES = (RESULT, "metrics.csv")
 CURVES = "learning_curves.png"
 
 

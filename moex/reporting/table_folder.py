@@ -21,7 +21,7 @@ from moex.reporting.manifests import Table
 from moex.reporting.predictions import SUMMARY, write_summary
 from moex.reporting.records import FILES, provenance
 from moex.reporting.reproduction import BEST, LAST, STD, TITLES, Results, as_text, headline, tabulate_cells
-from moex.reporting.runs import Run, read_run
+from moex.reporting.runs import RESULT, Run, read_run
 from moex.reporting.tables import ABSENT, markdown
 
 CELLS = "cells.json"
@@ -66,19 +66,19 @@ def add_run(folder: Path, run: Path, *, row: str, column: str, reduced: str) -> 
     Raises:
         ValueError: it is not a finished run.
     """
-    found = read_run(run / "result.json")
+    found = read_run(run / RESULT)
     entries = read_entries(folder)
     place = (reduced, row, column, found.seed)
     same_cell = [entry for entry in entries if (entry.reduced, entry.row, entry.column, entry.seed) == place]
     for entry in same_cell:
-        if _came_out_alike(read_run(folder / entry.run / "result.json"), found):
+        if _came_out_alike(read_run(folder / entry.run / RESULT), found):
             _copy_summary(found, folder / entry.run)
             return entry
     recipe = re.sub(r"[^\w.+=,-]+", "_", run.parent.name)
     name = f"{recipe}/seed{found.seed}"
     # One recipe may stand in several cells, with one summary.
     target, number = folder / RUNS / name, 1
-    while target.exists() and not _came_out_alike(read_run(target / "result.json"), found):
+    while target.exists() and not _came_out_alike(read_run(target / RESULT), found):
         number += 1
         target = folder / RUNS / f"{name}-{number}"
     target.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def read_results(folder: Path) -> dict[str, Results]:
     for entry in read_entries(folder):
         if not entry.duplicate:
             cells = kinds.setdefault(entry.reduced, {})
-            cells.setdefault((entry.row, entry.column), []).append(read_run(folder / entry.run / "result.json"))
+            cells.setdefault((entry.row, entry.column), []).append(read_run(folder / entry.run / RESULT))
     return dict(kinds) or {"": {}}
 
 
@@ -145,7 +145,7 @@ def write_table(folder: Path, table: Table, *, command: str) -> list[Path]:
                     figure.savefig(path, metadata={"Date": None} if ending == "svg" else None)
                 paths.append(path)
         sections.append(_section(table, kind, results, text, [f"{_file_name(name, kind)}.png" for name in figures]))
-    runs = [read_run(folder / entry.run / "result.json") for entry in entries if not entry.duplicate]
+    runs = [read_run(folder / entry.run / RESULT) for entry in entries if not entry.duplicate]
     page = [
         f"# {table.title}",
         f"Made by `{command}` of the summaries in `{RUNS}/` alone.{f' {table.note.strip()}' if table.note else ''}",
@@ -217,7 +217,7 @@ def _duplicates(folder: Path, entries: Iterable[Entry]) -> list[str]:
     rows = []
     for entry in entries:
         if entry.duplicate:
-            result = read_run(folder / entry.run / "result.json").result
+            result = read_run(folder / entry.run / RESULT).result
             rows.append(
                 {
                     "method": entry.row,

@@ -225,7 +225,7 @@ def load_test_sets(config: Config, device: torch.device) -> dict[str, PreparedSe
                 limit_test=config.limit_test,
             )
         except (ValueError, OSError) as error:
-            hint = ". Fetch it with download: true in its entry" if isinstance(error, data.MissingDataError) else ""
+            hint = data.fetch_hint(error, "download: true in its entry")
             raise ValueError(f"test_sets: {label}: {error}{hint}") from None
     return prepared
 

@@ -112,8 +112,7 @@ def _score_networks(
                 )
             except ValueError as error:
                 how = "download: true in its entry" if config.test_sets else f"{command} dataset.download=true"
-                hint = f". Fetch it with: {how}" if isinstance(error, data.MissingDataError) else ""
-                raise ValueError(f"{candidate.name} on {label}: {error}{hint}") from None
+                raise ValueError(f"{candidate.name} on {label}: {error}{data.fetch_hint(error, how)}") from None
             prepared.append((candidate, label, parts))
     for candidate, label, parts in prepared:
         console.print(f"scoring {candidate.name} on {label}", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from moex import checkpoint
 from moex.config import Config, keys_in_use, parse, run_folder
 from moex.config.fastest import slow_precision
-from moex.data import TRAIN, MissingDataError, SourceError
+from moex.data import TRAIN, SourceError, fetch_hint
 from moex.distributed.communication import broadcast, gather, join, rank
 from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
@@ -72,11 +72,9 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
                 stack.enter_context(claim(folder, dataclasses.asdict(config), classes=config.dataset.class_names))
                 # The process that held it may have finished the run.
                 result = find_result(folder, report=report)
-        except MissingDataError as error:
-            fault = f"{error}. Fetch it with: {job['command']} dataset.download=true"
         except (ValueError, OSError) as error:
             # A mistake in what was asked for; what fails from here on is ours.
-            fault = str(error)
+            fault = f"{error}{fetch_hint(error, job['command'] + ' dataset.download=true')}"
         _raise_first(fault)
         result, weights = broadcast((result, weights))
         if result is None:
@@ -86,7 +84,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             try:
                 run = build_run(config, sources, device, test_sets=test_sets, weights=weights)
                 for line in introduce(run, config):
-                    console.print(line, soft_wrap=True, markup=False, highlight=False)
+                    report(line)
                 resume(run, _load_checkpoint(run, report), job["command"], console=console)
                 with _open_loggers(run, keys_in_use(config), console) as loggers:
                     train(run, stop=stop, loggers=loggers, console=console)
@@ -96,7 +94,7 @@ def train_rank(job: dict[str, Any], layout: Layout, stop: StopRequest) -> int:
             except (NonFiniteError, ScoringError) as error:
                 raise RankError(str(error)) from None
             except (Stopped, TimeOver) as end:
-                console.print(str(end), soft_wrap=True, markup=False, highlight=False)
+                report(str(end))
                 return STOPPED if isinstance(end, Stopped) else 0
             except SaveError as error:
                 # This rank alone knows: as an error it ends the others.

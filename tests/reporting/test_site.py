@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from browser import CHROMIUM, Browser
 from scipy import stats
+from summaries import outcome
 
 from moex import metrics
 from moex.reporting.manifests import Cell, Number, Row, Study, Table
@@ -58,25 +59,14 @@ def write_run(folder, seed, error, *, steps=(), confusion=False):
     answers = np.where(generator.random(200) < error, (labels + 1) % 3, labels)
     logits = generator.normal(size=(200, 3)) + 4 * np.eye(3)[answers]
     figures = metrics.summarise(logits, labels)
-    result = {
-        "name": "+".join(steps) or "none",
-        "seed": seed,
-        "recipe": {"augmentation.steps": list(steps)} if steps else {},
-        "last": figures,
-        "best": figures,
-        "epochs": 3,
-        "images_per_second": 1234.5,
-        "seconds": 90.0,
-        "device": "A Processor",
-        "threads": 2,
-        "precision": "fp32",
-        "versions": {"torch": "2.14.1"},
-        "commit": "0123456789abcdef",
-        "dirty": False,
-        "command": f"python train.py seed={seed}",
-        "end": "2026-11-24T05:30:00+00:00",
-        "config": {"augmentation": {"steps": list(steps)}, "dataset": {"name": "digits"}},
-    }
+    result = outcome(
+        figures,
+        seed=seed,
+        name="+".join(steps) or "none",
+        recipe={"augmentation.steps": list(steps)} if steps else {},
+        epochs=3,
+        config={"augmentation": {"steps": list(steps)}, "dataset": {"name": "digits"}},
+    )
     if confusion:
         result["confusion"] = {"of": "last", "test": metrics.confusion_matrix(logits, labels).tolist()}
     run = folder / f"digits-{'+'.join(steps) or 'none'}-{round(1000 * error)}" / f"seed{seed}"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
+from summaries import outcome
 
 from moex.reporting.manifests import Cell, Number, Row, Table
 from moex.reporting.table_folder import Entry, add_run, read_entries, write_table
@@ -27,25 +28,7 @@ TABLE = Table(
 
 
 def write_run(folder, seed, error, *, recipe="recipe", **changes):
-    metrics = {"error": error}
-    result = {
-        "name": "x",
-        "seed": seed,
-        "recipe": {},
-        "last": metrics,
-        "best": metrics,
-        "epochs": 2,
-        "images_per_second": 1234.5,
-        "seconds": 90.0,
-        "device": "A Processor",
-        "threads": 2,
-        "precision": "fp32",
-        "versions": {"torch": "2.14.1"},
-        "commit": "0123456789abcdef",
-        "dirty": False,
-        "command": f"python train.py seed={seed}",
-        "end": "2026-11-24T05:30:00+00:00",
-    } | changes
+    result = outcome({"error": error}, seed=seed, name="x", recipe={}, epochs=2) | changes
     run = folder / recipe / f"seed{seed}"
     run.mkdir(parents=True)
     (run / "result.json").write_text(json.dumps(result))

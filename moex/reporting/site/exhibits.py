@@ -9,7 +9,7 @@ from moex.reporting.manifests import Cell, Row, Study, Table
 from moex.reporting.predictions import read_summary, summarise_folder
 from moex.reporting.records import find_runs
 from moex.reporting.reproduction import BEST, LAST, Results
-from moex.reporting.runs import Run, group_runs, names_of, read_run, read_runs
+from moex.reporting.runs import RESULT, Run, group_runs, names_of, read_run, read_runs
 from moex.reporting.table_folder import CELLS, Entry, read_entries, read_results
 
 TABLES, STUDIES, RECORDS, RUNS = "tables", "studies", "records", "runs"
@@ -85,7 +85,7 @@ def find_exhibits(
     exhibits = [_of_manifest(name, table, studies, results / name) for name, table in tables.items()]
     folders = sorted(path for path in results.glob("*") if path.is_dir() and not (path / CELLS).exists())
     # A folder above tables' folders, such as that of the studies, is no record.
-    records = [path for path in folders if any(path.rglob("result.json")) and not any(path.rglob(CELLS))]
+    records = [path for path in folders if any(path.rglob(RESULT)) and not any(path.rglob(CELLS))]
     for path in records:
         command = f"python scripts/report.py --record {path.parent.name}/{path.name}"
         exhibits.append(_of_runs(RECORDS, path.name, path.name, find_runs(path), command))
@@ -118,7 +118,7 @@ def _of_manifest(name: str, table: Table, studies: Mapping[str, Study], folder: 
     study = studies.get(name.removeprefix("study/")) if name.startswith("study/") else None
     shown = (folder / CELLS).exists()
     duplicates = [
-        (entry, read_run(folder / entry.run / "result.json"))
+        (entry, read_run(folder / entry.run / RESULT))
         for entry in (read_entries(folder) if shown else [])
         if entry.duplicate
     ]
