@@ -15,8 +15,8 @@ from yaml import YAMLError
 
 from moex.reporting.runs import METRICS
 
-# What a table may show: of ImageNet-C one figure more, and one of what chooses the best epoch.
-FIGURES = (*METRICS, "mean_corruption_error", "validation_error")
+# What a table may show: of ImageNet-C and -O one figure more, and one of what chooses the best epoch.
+FIGURES = (*METRICS, "mean_corruption_error", "aupr", "validation_error")
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Number:
     aurra: float | None = None
     rms_calibration_error: float | None = None
     mean_corruption_error: float | None = None
+    aupr: float | None = None
     validation_error: float | None = None
     source: str = MISSING
     unconfirmed: bool = False

@@ -16,7 +16,7 @@ from moex.reporting.tables import ABSENT
 Results = Mapping[tuple[str, str], Sequence[Run]]
 
 UNCONFIRMED = "unconfirmed"
-TITLES = {**METRICS, "mean_corruption_error": "mCE, %", "validation_error": "validation error, %"}
+TITLES = {**METRICS, "mean_corruption_error": "mCE, %", "aupr": "AUPR, %", "validation_error": "validation error, %"}
 LAST, BEST = "last", "best"
 # Ends of the names of columns that belong to the column before them.
 STD, LOW, HIGH = " std", " low", " high"

@@ -112,3 +112,15 @@ def test_a_table_of_another_test_set(table):
     assert figure(one, table, "error", "last") == pytest.approx(90)
     assert figure(one, table, "error", "best") is None
     assert figure(run(0, 0.2), table, "error", "last") is None
+
+
+def test_a_table_without_an_error(table, results):
+    """ImageNet-O's: what is known of it is one figure."""
+    table.test_set, table.metrics = "imagenet_o", ["aupr"]
+    for row, aupr in (("plain", 0.17), ("MoEx", 0.2)):
+        for one in results[row, "CIFAR-100"]:
+            one.result["test_sets"] = {"imagenet_o": {which: {"aupr": aupr} for which in ("last", "best")}}
+    text = as_text(table, tabulate_cells(table, results)).set_index("method")
+    assert text.loc["MoEx", "last AUPR, %"] == "20.00 ± 0.00"
+    assert text.loc["MoEx", "difference in aupr, points [95 %, t]"] == "+3.00 [+3.00, +3.00]"
+    assert text.loc["CutMix", "last AUPR, %"] == "–"

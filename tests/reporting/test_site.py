@@ -250,6 +250,9 @@ def test_answers(exhibits, site):
     answers = find_answers(exhibits)
     # The same runs once more, in another table, are not another answer.
     assert find_answers([*exhibits, replace(exhibits[0], name="other")]) == answers
+    # What is no error does not count: of AURRA, more is better.
+    ranked = [replace(exhibit, table=replace(exhibit.table, metrics=["aurra"])) for exhibit in exhibits]
+    assert not find_answers(ranked)
     assert [(each.place, each.method, each.baseline, each.pairs) for each in answers] == [
         ("some: digits", "MoEx", "plain", 3),
         ("some: digits", "MoEx & <i>CutMix</i>", "plain", 3),
