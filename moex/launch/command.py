@@ -1,5 +1,6 @@
 """The command: Hydra's program over its jobs, and how it ends."""
 
+import gc
 import os
 import shlex
 import sys
@@ -38,6 +39,9 @@ def run_command(
         The exit code: 1 for a mistake in the arguments, 128 and its number for a signal, that of a pipe whose reader
         is gone included.
     """
+    # What was imported is no garbage, nor is it that of workers, which begin as copies.
+    gc.freeze()
+    gc.enable()
     # Hydra spreads a mistake over a dozen lines; asked for full errors, it raises them instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Every process finds this very package, installed or not, wherever the command runs.

@@ -81,7 +81,8 @@ class Answer:
 def find_answers(exhibits: Iterable[Exhibit]) -> list[Answer]:
     """One for each row with MoEx among its steps whose baseline has none, where they share a seed.
 
-    Of tables about an error: a higher AUPR would be better. Tables and studies are views over runs: what is compared in several is told of the first.
+    Of tables about an error: a higher AUPR would be better. Tables and studies are views over runs: what is compared
+    in several is told of the first.
     """
     found: dict[tuple[frozenset[tuple[str, int]], ...], Answer] = {}
     for exhibit in exhibits:
