@@ -3,7 +3,7 @@
     python scripts/benchmark.py [PART ...] [--rounds N] [--output FILE.md]
 
 The parts: exchange, share (of MoEx in the profile of a step), precision, wide (the same of networks that take many
-minutes), data, images, sounds.
+minutes), data, images, sounds, start (of commands).
 
 In every round each variant is timed once, one after the other, and each ratio is taken within its round: what
 else the machine does weighs on both sides. Reported are the median over the rounds and, in brackets, the lowest
@@ -29,6 +29,7 @@ from benchmarks.share import RESNET20 as SHARE_RESNET20
 from benchmarks.share import WRN28_10 as SHARE_WRN28_10
 from benchmarks.share import measure_share
 from benchmarks.sounds import recording_variants
+from benchmarks.start import measure_starts
 from benchmarks.steps import PYRAMIDNET56, RESNET20, WRN28_10, exchange_variants, precision_variants
 from rich.console import Console
 from rich.markdown import Markdown
@@ -76,6 +77,7 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
         "Photographs: what is left to the device": timed(delivery_variants),
     },
     "sounds": {"Recordings, augmented, as spectrograms, batches of 96": timed(recording_variants)},
+    "start": {"From Enter on: commands beside `import torch`": measure_starts},
 }
 
 

@@ -150,6 +150,19 @@ def test_what_belongs_to_the_exchange_in_the_backward_pass(part):
     assert before.grad_fn._sequence_nr() not in benchmark._nodes
 
 
+def test_commands_start(part, tmp_path):
+    """Each does what its row says: `completed` asks for its exit code, and the last for a step that was saved."""
+    benchmark = part("start")
+    variants = benchmark.start_variants(tmp_path)
+    seconds = {name: variants[name]() for name in ("a key that is refused", "a finished run")}
+    assert 0 < max(seconds.values()) < variants["the demo's first step, saved"]()
+    assert len(list(tmp_path.rglob("last.pt"))) == 2
+    with pytest.raises(AssertionError, match="epoch"):
+        benchmark.completed(["train.py", "epoch=3"])
+    table = benchmark.tabulate({"import torch": lambda: 2.0, "other": lambda: 3.0}, 2)
+    assert "| other | 3.00 (3.00 to 3.00) | 1.50 (1.50 to 1.50) |" in " ".join(table.split())
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, torch itself counts")
 def test_peak_memory_counts_what_lives_at_once(part):
     benchmark = part("measure")
