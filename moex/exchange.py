@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from moex.beyond_moments import exchange_components, exchange_order
 from moex.features import Arguments, FeatureHook, record_features
-from moex.normalisation import check_eps, check_partners, check_permutation, exchange_moments, parse_norm
+from moex.normalisation import (
+    bring_batch_first,
+    check_dim,
+    check_eps,
+    check_features,
+    check_partners,
+    check_permutation,
+    exchange_moments,
+    parse_norm,
+)
 from moex.points import RECOMMENDED, Channels, channels_of, find_channel_dim, points_of
 
 Exchange = Callable[..., Tensor]
@@ -36,25 +45,39 @@ class FeatureExchange(FeatureHook):
     See `MomentExchange`, which exchanges moments.
 
     Args:
-        model: Any network whose chosen layer returns a tensor `[B, ...]`.
+        model: Any network whose chosen layer returns a tensor `[B, ...]`, or with the samples in another dimension.
         layer: A name of the network's points (see `moex.models.points_of`), such as `stem`, or the path of a
             submodule as `model.named_modules()` gives it.
-        function: Called with the features and a permutation `[B]` on their device, returns the new features. Where
-            it has an argument `channel_dim`, it gets that too.
+        function: Called with the features `[B, ...]` and a permutation `[B]` on their device, returns the new
+            features. Where it has an argument `channel_dim`, it gets that too.
         channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`. By default
             the one that the network tells.
+        batch_dim: Dimension of the samples: 1 for sequences `[T, B, C]`. The function gets them first all the same.
 
     Attributes:
         layer: The path of the submodule.
 
     Raises:
-        ValueError: Unknown layer; the layer is the network itself; the network is already wrapped in
-            `DistributedDataParallel`, compiled, or uses `DataParallel`.
+        TypeError: `batch_dim` is no whole number.
+        ValueError: Unknown layer; the layer is the network itself; `batch_dim` is `channel_dim`; the network is
+            already wrapped in `DistributedDataParallel`, compiled, or uses `DataParallel`.
     """
 
-    def __init__(self, model: nn.Module, layer: str, function: Exchange, *, channel_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str,
+        function: Exchange,
+        *,
+        channel_dim: int | None = None,
+        batch_dim: int = 0,
+    ) -> None:
+        check_dim("batch_dim", batch_dim)
+        if batch_dim == channel_dim:
+            raise ValueError(f"batch_dim and channel_dim are both {batch_dim}: they must be different dimensions")
         super().__init__(model, layer, function)
         self.channel_dim = channel_dim
+        self.batch_dim = batch_dim
         self._channels = channels_of(model, self.layer)
         self._takes_channel_dim = "channel_dim" in inspect.signature(function).parameters
         # Until the first exchange has shown that it changes anything.
@@ -100,43 +123,52 @@ class FeatureExchange(FeatureHook):
         """Looks whether an exchange changes anything, as `swap` does at the first exchange.
 
         Args:
-            features: What the layer returned, `[B, ...]`, for two samples or more.
+            features: What the layer returned, for two samples or more.
             inputs: Of the network, for them.
             named_inputs: Likewise, by name.
 
         Raises:
             ValueError: It changes nothing; with the layers where it would act.
         """
-        self._measure(features, torch.arange(len(features), device=features.device).roll(1))
+        samples = self._samples_first(features)
+        self._measure(samples, torch.arange(len(samples), device=samples.device).roll(1))
         self._check_effect(*inputs, **named_inputs)
 
     def _change(self, features: Tensor, arguments: Arguments) -> Tensor:
-        check_partners(features, arguments[0])
-        perm = arguments[0].to(features.device, non_blocking=True)
-        exchanged = self._exchange(features, perm)
+        samples = self._samples_first(features)
+        check_partners(samples, arguments[0])
+        perm = arguments[0].to(samples.device, non_blocking=True)
+        exchanged = self._exchange(samples, perm)
         if not torch.compiler.is_compiling() and self._model is not None:
-            self._measure(features, perm, exchanged)
-        return exchanged
+            self._measure(samples, perm, exchanged)
+        return exchanged.movedim(0, self.batch_dim)
 
-    def _exchange(self, features: Tensor, perm: Tensor) -> Tensor:
-        return self._exchange_after(self.layer, self._channels, features, perm, asked=self.channel_dim)
+    def _samples_first(self, features: Tensor) -> Tensor:
+        check_features(features, self.batch_dim)
+        return features.movedim(self.batch_dim, 0)
+
+    def _exchange(self, samples: Tensor, perm: Tensor) -> Tensor:
+        return self._exchange_after(self.layer, self._channels, samples, perm, asked=self.channel_dim)
 
     def _exchange_after(
-        self, layer: str, channels: Channels | None, features: Tensor, perm: Tensor, *, asked: int | None = None
+        self, layer: str, channels: Channels | None, samples: Tensor, perm: Tensor, *, asked: int | None = None
     ) -> Tensor:
-        """What the function makes of the features of this layer, or of another one."""
+        """What the function makes of the features `[B, ...]` of this layer, or of another one."""
         if not self._takes_channel_dim:
-            return self.function(features, perm)
-        dim = find_channel_dim(features, channels, asked=asked, layer=layer)
-        return self.function(features, perm, channel_dim=dim)
+            return self.function(samples, perm)
+        # Dimensions are told, and asked for, as the layer has them.
+        features, batch_dim = samples.movedim(0, self.batch_dim), self.batch_dim
+        dim = find_channel_dim(features, channels, asked=asked, layer=layer, batch_dim=batch_dim)
+        samples, dim = bring_batch_first(features, batch_dim=batch_dim, channel_dim=dim)
+        return self.function(samples, perm, channel_dim=dim)
 
     @torch.no_grad()
-    def _measure(self, features: Tensor, perm: Tensor, exchanged: Tensor | None = None) -> None:
+    def _measure(self, samples: Tensor, perm: Tensor, exchanged: Tensor | None = None) -> None:
         """Notes by what share an exchange changes features, once there are pairs that differ."""
-        if features.is_meta:
+        if samples.is_meta:
             return
-        change = relative_change(features, self._exchange(features, perm) if exchanged is None else exchanged)
-        differs = relative_change(features, features[perm]) > ACTS
+        change = relative_change(samples, self._exchange(samples, perm) if exchanged is None else exchanged)
+        differs = relative_change(samples, samples[perm]) > ACTS
         if differs.any():
             self._change_found = float(change[differs].max())
 
@@ -156,7 +188,7 @@ class FeatureExchange(FeatureHook):
         self._model = None
         if change >= UNCHANGED:
             return
-        layers = layers_where_it_acts(model, self._exchange_after, *inputs, **named_inputs)
+        layers = layers_where_it_acts(model, self._exchange_after, self._samples_first, *inputs, **named_inputs)
         raise ValueError(
             f"the exchange after {self.layer!r} changes the features by {change:.0e} of their norm, and labels would "
             "be mixed all the same: what is exchanged is constant there, as after a LayerNorm; it acts after "
@@ -191,13 +223,15 @@ class MomentExchange(FeatureExchange):
     Source: Li et al., *On Feature Normalization and Data Augmentation*, CVPR 2021, section 3.
 
     Args:
-        model: Any network whose chosen layer returns a tensor `[B, ...]` of 3 dimensions or more.
+        model: Any network whose chosen layer returns a tensor of 3 dimensions or more, `[B, ...]` or with the samples
+            in another one.
         layer: A name of the network's points (see `moex.models.points_of`), such as `stem`, or the path of a
             submodule as `model.named_modules()` gives it.
         norm: The normalisation whose moments are exchanged (see `moex.moments`).
         eps: Added to the variance.
         channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`. By default
             the one that the network tells.
+        batch_dim: Dimension of the samples: 1 for sequences `[T, B, C]`.
         positive_only: Moments of the positive entries alone.
         detach: Whether moments are constants to the gradient. As published, they are not.
 
@@ -205,8 +239,9 @@ class MomentExchange(FeatureExchange):
         layer: The path of the submodule.
 
     Raises:
-        ValueError: Unknown layer or `norm`; the layer is the network itself; the network is already wrapped
-            in `DistributedDataParallel`, compiled, or uses `DataParallel`.
+        TypeError: `batch_dim` is no whole number.
+        ValueError: Unknown layer or `norm`; the layer is the network itself; `batch_dim` is `channel_dim`; the
+            network is already wrapped in `DistributedDataParallel`, compiled, or uses `DataParallel`.
     """
 
     def __init__(
@@ -217,13 +252,14 @@ class MomentExchange(FeatureExchange):
         *,
         eps: float = 1e-5,
         channel_dim: int | None = None,
+        batch_dim: int = 0,
         positive_only: bool = False,
         detach: bool = False,
     ) -> None:
         parse_norm(norm)
         check_eps(eps)
         function = functools.partial(exchange_moments, norm=norm, eps=eps, positive_only=positive_only, detach=detach)
-        super().__init__(model, layer, function, channel_dim=channel_dim)
+        super().__init__(model, layer, function, channel_dim=channel_dim, batch_dim=batch_dim)
         self.norm = norm
 
     def _settings(self) -> list[str]:
@@ -240,6 +276,7 @@ def relative_change(before: Tensor, after: Tensor) -> Tensor:
 def layers_where_it_acts(
     model: nn.Module,
     exchange: Callable[[str, Channels | None, Tensor, Tensor], Tensor],
+    samples_first: Callable[[Tensor], Tensor],
     *inputs: Any,
     **named_inputs: Any,
 ) -> list[str]:
@@ -247,7 +284,9 @@ def layers_where_it_acts(
 
     Args:
         model: Any network.
-        exchange: Called with a layer's path, its channels, its features and a permutation; returns the new features.
+        exchange: Called with a layer's path, its channels, its features `[B, ...]` and a permutation; returns the new
+            features.
+        samples_first: Called with what a layer returned, returns it as `[B, ...]`.
         inputs: The network's, for two samples or more.
         named_inputs: The network's, by name.
     """
@@ -256,11 +295,12 @@ def layers_where_it_acts(
     acting = []
     for name, features in record_features(model, layers, *inputs, **named_inputs).items():
         try:
-            perm = torch.arange(len(features), device=features.device).roll(1)
-            exchanged = exchange(layers[name], channels_of(model, layers[name]), features, perm)
+            samples = samples_first(features)
+            perm = torch.arange(len(samples), device=samples.device).roll(1)
+            exchanged = exchange(layers[name], channels_of(model, layers[name]), samples, perm)
         except ValueError:
             # Features without channels and positions, such as logits.
             continue
-        if (relative_change(features, exchanged) > ACTS).all():
+        if (relative_change(samples, exchanged) > ACTS).all():
             acting.append(name)
     return acting

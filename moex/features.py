@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from moex.normalisation import describe_lengths
 from moex.points import resolve_layer
 
 Arguments = tuple[Any, ...]
@@ -26,7 +27,7 @@ class FeatureHook:
     A copy or a pickle of the network carries a hook of its own, which does nothing.
 
     Args:
-        model: Any network whose chosen layer returns a tensor `[B, ...]`.
+        model: Any network whose chosen layer returns a tensor.
         layer: A name of the network's points (see `moex.models.points_of`), such as `stem`, or the path of a
             submodule as `model.named_modules()` gives it.
         function: What is done: called with the features and the arguments of `active`, returns the new features.
@@ -117,9 +118,11 @@ class FeatureHook:
         if arguments is None:
             return None
         if not isinstance(output, Tensor):
+            own = ", such as a module of yours around it that returns the outputs alone"
             raise ValueError(
                 f"layer {self.layer!r} ({type(module).__name__}) returns a {type(output).__name__}, not a "
-                f"tensor; attach the {type(self).__name__} to a layer that returns one"
+                f"tensor{describe_lengths(output)}; attach the {type(self).__name__} to a layer that returns one"
+                f"{own if isinstance(module, nn.RNNBase) else ''}"
             )
         if not is_repeated:
             if self._calls > 0:

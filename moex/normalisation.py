@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence
 
 NORMS = "pono, in, ln, gnK, gn-dK, gponoK, gpono-dK (K a positive integer)"
 
@@ -117,6 +118,7 @@ def moments(
     *,
     eps: float = 1e-5,
     channel_dim: int = 1,
+    batch_dim: int = 0,
     positive_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Returns the mean and standard deviation that a normalisation removes from its input.
@@ -124,10 +126,12 @@ def moments(
     The variance is unbiased, and `eps` is added to it before the root. Half precision is computed in float32.
 
     Args:
-        x: Features, `[B, C, ...]` or any other layout with the batch first and at least 3 dimensions.
+        x: Features, `[B, C, ...]` or any other layout of at least 3 dimensions.
         norm: One of `pono`, `in`, `ln`, `gnK`, `gn-dK`, `gponoK`, `gpono-dK` (see the module's table).
         eps: Added to the variance.
-        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, signals `[B, C, T]` and volumes
+            `[B, C, D, H, W]`, -1 for tokens `[B, N, C]` and sequences.
+        batch_dim: Dimension of the samples: 1 for sequences `[T, B, C]`.
         positive_only: Moments of the positive entries alone, for features that follow a ReLU: the mean is
             `sum(relu(x)) / count(x > 0)`, the variance is the biased one; a set without any has mean and
             variance 0.
@@ -138,15 +142,16 @@ def moments(
         float32 for others.
 
     Raises:
-        TypeError: `x` is no tensor, `norm` no text, or `eps` no number.
-        ValueError: Unknown `norm` or `bn`; `x` is not floating point or has less than 3 dimensions;
-            `channel_dim` is out of range or the batch's; the channels cannot be divided as asked; a set has a
-            single entry; `eps` is not positive.
+        TypeError: `x` is no tensor, `norm` no text, `eps` no number, or a dimension no whole number.
+        ValueError: Unknown `norm` or `bn`; `x` is not floating point, has less than 3 dimensions or is nested;
+            `batch_dim` or `channel_dim` is out of range, or they are one; the channels cannot be divided as asked; a
+            set has a single entry; `eps` is not positive.
     """
     check_eps(eps)
-    grouped, dim, dims = group_channels(x, norm, channel_dim)
+    grouped, dim, dims = group_channels(x, norm, channel_dim, batch_dim)
     mean, _, std = _centre(grouped, dims, eps, positive_only)
-    return _ungroup_moment(mean, grouped, dim), _ungroup_moment(std, grouped, dim)
+    mean, std = (_ungroup_moment(moment, grouped, dim).movedim(0, batch_dim) for moment in (mean, std))
+    return mean, std
 
 
 def exchange_moments(
@@ -156,6 +161,7 @@ def exchange_moments(
     *,
     eps: float = 1e-5,
     channel_dim: int = 1,
+    batch_dim: int = 0,
     positive_only: bool = False,
     detach: bool = False,
 ) -> Tensor:
@@ -165,12 +171,13 @@ def exchange_moments(
     Half precision is computed in float32 and cast back; the memory format of `x` is kept.
 
     Args:
-        x: Features, `[B, C, ...]` or any other layout with the batch first and at least 3 dimensions.
+        x: Features, `[B, C, ...]` or any other layout of at least 3 dimensions.
         perm: `[B]`, int64 or int32, on the device of `x`: sample `i` receives the moments of `perm[i]`. Values on
             the CPU are checked; on a GPU, where that would wait for it, the kernel that gathers by them asserts.
         norm: One of `pono`, `in`, `ln`, `gnK`, `gn-dK`, `gponoK`, `gpono-dK` (see the module's table).
         eps: Added to the variance.
-        channel_dim: Dimension of the channels: 1 for images `[B, C, H, W]`, -1 for tokens `[B, N, C]`.
+        channel_dim: Dimension of the channels (see `moments`).
+        batch_dim: Dimension of the samples (see `moments`).
         positive_only: Moments of the positive entries alone (see `moments`); all entries are exchanged.
         detach: Whether moments are constants to the gradient. As published, they are not.
 
@@ -183,8 +190,8 @@ def exchange_moments(
             values beside 0 to B - 1, or lies on the meta device where `x` does not.
     """
     check_eps(eps)
-    grouped, dim, dims = group_channels(x, norm, channel_dim)
-    check_partners(x, perm)
+    grouped, dim, dims = group_channels(x, norm, channel_dim, batch_dim)
+    check_partners(grouped, perm)
     exchanged: Tensor
     # torch.func's transforms, and forward mode, differentiate what autograd can.
     by_autograd = positive_only or detach or torch.compiler.is_compiling() or _is_transformed() or _has_tangent(x)
@@ -192,7 +199,7 @@ def exchange_moments(
         exchanged = _exchange(grouped, perm, dims, eps, positive_only=positive_only, detach=detach)
     else:
         exchanged = _ExchangeWithGradient.apply(grouped, perm, dims, eps)
-    return exchanged.flatten(dim, dim + 1).to(x.dtype)
+    return exchanged.flatten(dim, dim + 1).to(x.dtype).movedim(0, batch_dim)
 
 
 def check_partners(x: Tensor, perm: Tensor) -> None:
@@ -211,23 +218,12 @@ def _has_tangent(x: Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 
-def group_channels(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, int, tuple[int, ...]]:
+def group_channels(x: Tensor, norm: str, channel_dim: int, batch_dim: int = 0) -> tuple[Tensor, int, tuple[int, ...]]:
     """Returns x as `[B, ..., K, C/K, ...]` in full precision, the dimension of K, and those of a set."""
     grouping = parse_norm(norm)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"features must be a tensor [B, C, ...], not a {type(x).__name__}")
-    if isinstance(channel_dim, bool) or not isinstance(channel_dim, int):
-        raise TypeError(f"channel_dim must be a whole number, not {channel_dim!r}")
+    x, dim = bring_batch_first(x, batch_dim=batch_dim, channel_dim=channel_dim)
     if not x.is_floating_point():
         raise ValueError(f"moments need floating-point features, not {x.dtype}")
-    if x.ndim < 3:
-        raise ValueError(f"moments need features of 3 dimensions or more ([B, C, ...]), not {list(x.shape)}")
-    dim = channel_dim + x.ndim if channel_dim < 0 else channel_dim
-    if not 0 < dim < x.ndim:
-        raise ValueError(
-            f"channel_dim {channel_dim} does not fit features {list(x.shape)}: dimension 0 is the batch, "
-            f"so it must be 1 to {x.ndim - 1}, or -{x.ndim - 1} to -1"
-        )
     channels = x.shape[dim]
     if grouping.number > channels or channels % grouping.number:
         divisors = [k for k in range(1, channels + 1) if channels % k == 0]
@@ -238,10 +234,72 @@ def group_channels(x: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, int,
     dims = (dim + 1,) if grouping.per_position else tuple(d for d in range(1, grouped.ndim) if d != dim)
     if math.prod([grouped.shape[d] for d in dims]) == 1:
         raise ValueError(
-            f"norm {norm!r} on features {list(x.shape)} (channel_dim {channel_dim}) has sets of one entry, "
+            f"norm {norm!r} on features {list(x.shape)} (channel_dim {dim}) has sets of one entry, "
             "whose unbiased variance is undefined; choose a norm with larger sets"
         )
     return grouped, dim, dims
+
+
+def bring_batch_first(x: Tensor, *, batch_dim: int, channel_dim: int) -> tuple[Tensor, int]:
+    """Returns a view of features as `[B, ...]`, and which of its dimensions holds the channels.
+
+    Raises:
+        TypeError: As `check_features`, and where `channel_dim` is no whole number.
+        ValueError: As `check_features`, and where `channel_dim` is out of range, or the batch's.
+    """
+    check_features(x, batch_dim, dimensions=3)
+    check_dim("channel_dim", channel_dim)
+    batch = batch_dim % x.ndim
+    others = [dim for dim in range(x.ndim) if dim != batch]
+    if not -x.ndim <= channel_dim < x.ndim or channel_dim % x.ndim == batch:
+        allowed = ", ".join(map(str, others)), ", ".join(str(dim - x.ndim) for dim in others)
+        raise ValueError(
+            f"channel_dim {channel_dim} does not fit features {list(x.shape)}: dimension {batch} is the batch, so it "
+            f"must be one of {allowed[0]}, or of {allowed[1]}"
+        )
+    return x.movedim(batch, 0), 1 + others.index(channel_dim % x.ndim)
+
+
+def check_features(x: Tensor, batch_dim: int, *, dimensions: int = 1) -> None:
+    """Refuses features without a dimension of samples that all have the same positions.
+
+    Args:
+        x: Features of any layout.
+        batch_dim: Dimension of the samples.
+        dimensions: How many they must have at least.
+
+    Raises:
+        TypeError: `x` is no tensor, or `batch_dim` no whole number.
+        ValueError: `x` is nested or has fewer dimensions, or `batch_dim` is out of range.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"features must be a tensor [B, C, ...], not a {type(x).__name__}{describe_lengths(x)}")
+    if x.is_nested:
+        raise ValueError(f"features must be a tensor [B, C, ...], not a nested one{describe_lengths(x)}")
+    if x.ndim < dimensions:
+        raise ValueError(
+            f"moments need features of {dimensions} dimensions or more ([B, C, ...]), not {list(x.shape)}"
+        )
+    check_dim("batch_dim", batch_dim)
+    if not -x.ndim <= batch_dim < x.ndim:
+        allowed = f"0 to {x.ndim - 1}, or -{x.ndim} to -1"
+        raise ValueError(f"batch_dim {batch_dim} does not fit features {list(x.shape)}: it must be {allowed}")
+
+
+def check_dim(name: str, dim: int) -> None:
+    """Refuses what cannot name a dimension.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"{name} must be a whole number, not {dim!r}")
+
+
+def describe_lengths(x: object) -> str:
+    """What a refusal adds where the samples are sequences of lengths of their own; else nothing."""
+    differ = isinstance(x, PackedSequence) or (isinstance(x, Tensor) and x.is_nested)
+    return ", whose samples may differ in length: cut or pad them to one length" if differ else ""
 
 
 def _exchange(

@@ -128,29 +128,35 @@ def _channels(module: nn.Module) -> Channels | None:
         return Channels(module.num_channels, ndim)
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return Channels(module.normalized_shape[-1], ndim)
+    if isinstance(module, nn.RNNBase):
+        return Channels((module.proj_size or module.hidden_size) * (1 + module.bidirectional), None)
     return Channels(module.out_features, None) if isinstance(module, nn.Linear) else None
 
 
-def find_channel_dim(features: Tensor, channels: Channels | None, *, asked: int | None, layer: str) -> int:
+def find_channel_dim(
+    features: Tensor, channels: Channels | None, *, asked: int | None, layer: str, batch_dim: int = 0
+) -> int:
     """The dimension of the channels in a layer's output.
 
     Args:
-        features: `[B, ...]`.
+        features: `[B, ...]`, or with the samples in another dimension.
         channels: What `channels_of` knows of the layer.
         asked: What the user says; None leaves it to the network.
         layer: Its path, for messages.
+        batch_dim: The dimension of the samples. Where it is not the first, they are no layout of a convolution.
 
     Raises:
         ValueError: What is asked contradicts the network; or nothing is asked, and the network does not tell.
     """
     shape = list(features.shape)
-    has_channels = [dim for dim in range(1, features.ndim) if channels is not None and shape[dim] == channels.number]
-    if channels is not None and channels.ndim == features.ndim:
+    others = [dim for dim in range(features.ndim) if dim != batch_dim % features.ndim]
+    has_channels = [dim for dim in others if channels is not None and shape[dim] == channels.number]
+    if channels is not None and channels.ndim == features.ndim and others[0] == 1:
         told: int | None = 1
     elif len(has_channels) == 1 or (features.ndim == 3 and has_channels):
         told = has_channels[-1]
     else:
-        told = 1 if features.ndim > 3 and not has_channels else None
+        told = 1 if features.ndim > 3 and not has_channels and others[0] == 1 else None
     if asked is None:
         if told is None:
             raise ValueError(

@@ -35,6 +35,11 @@ REDUCED = {
         "model.options.depth": 2,
         "model.options.embed_dim": 48,
     },
+    "timm:vit_tiny_patch16_224": {
+        "model.options.patch_size": 8,
+        "model.options.depth": 2,
+        "model.options.embed_dim": 48,
+    },
     "timm:convnext_tiny": {"model.name": "timm:convnext_atto"},
     "resnext29": {"model.name": "resnext11", "model.options.cardinality": 2, "model.options.base_width": 4},
 }

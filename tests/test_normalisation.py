@@ -286,7 +286,7 @@ ERRORS = {
     "channels are the batch, from behind": (
         (IMAGE, "pono"),
         {"channel_dim": -4},
-        "must be 1 to 3, or -3 to -1",
+        "must be one of 1, 2, 3, or of -3, -2, -1",
     ),
     "channels are nowhere": ((IMAGE, "pono"), {"channel_dim": 4}, "channel_dim 4 does not fit"),
 }

@@ -27,6 +27,7 @@ def names():
     return {
         "moex": moex,
         "torch": torch,
+        "nn": torch.nn,
         "F": F,
         "model": model,
         "images": images[:BATCH],
@@ -78,6 +79,32 @@ def test_the_exchange_alone(names):
     assert not torch.allclose(logits, names["model"](names["images"]))
     mixed = 0.9 * F.one_hot(labels, CLASSES) + 0.1 * F.one_hot(labels[perm], CLASSES)
     torch.testing.assert_close(names["loss"], F.cross_entropy(logits, mixed))
+
+
+# The inputs of each example, and the dimensions of channels and samples after its layer.
+LAYOUTS = {
+    "signals": ((8, 2, 100), 1, 0, "pono"),
+    "batch first": ((8, 50, 3), -1, 0, "pono"),
+    "time first": ((50, 8, 3), -1, 1, "pono"),
+    "volumes": ((8, 1, 9, 16, 16), 1, 0, "in"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_sequences_and_volumes(names, name):
+    """The network of each example, with the exchange after the layer by hand."""
+    codes = dict(zip(LAYOUTS, blocks("Sequences and volumes"), strict=True))
+    exec(codes[name], names)
+    shape, channel_dim, batch_dim, norm = LAYOUTS[name]
+    model, exchange, perm, inputs = names["model"].eval(), names["exchange"], torch.randperm(8), torch.randn(shape)
+    assert names["logits"].shape[-1] == CLASSES
+    with exchange.swap(perm):
+        logits = model(inputs)
+    after = int(exchange.layer) + 1
+    features = model[:after](inputs)
+    exchanged = moex.exchange_moments(features, perm, norm, channel_dim=channel_dim, batch_dim=batch_dim)
+    torch.testing.assert_close(logits, model[after:](exchanged))
+    assert not torch.allclose(logits, model(inputs))
 
 
 def test_timm(names, exchanges, monkeypatch):

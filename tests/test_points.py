@@ -132,6 +132,26 @@ def test_the_dimension_of_the_channels(shape, channels, asked, found):
             find_channel_dim(features, channels, asked=asked, layer="layer")
 
 
+@pytest.mark.parametrize(
+    ("shape", "channels", "batch_dim", "found"),
+    [
+        ((9, 2, 6), Channels(6, None), 1, 2),  # Sequences, time first
+        ((9, 2, 6), Channels(6, 3), 1, 2),  # After a convolution, whose channels are elsewhere by then
+        ((6, 6, 2), Channels(6, None), -1, 1),  # As many steps as channels
+        ((6, 2, 9), Channels(6, None), 1, 0),
+        ((8, 8, 2, 6), Channels(6, 4), 2, 3),
+        ((8, 8, 2, 6), None, 2, "do not tell which dimension holds the channels"),
+    ],
+)
+def test_the_dimension_of_the_channels_where_samples_are_not_first(shape, channels, batch_dim, found):
+    features, options = torch.empty(shape, device="meta"), {"asked": None, "layer": "layer", "batch_dim": batch_dim}
+    if isinstance(found, int):
+        assert find_channel_dim(features, channels, **options) == found
+    else:
+        with pytest.raises(ValueError, match=found):
+            find_channel_dim(features, channels, **options)
+
+
 def test_recorded_features_leave_the_network_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5))
     model[1].eval()

@@ -105,6 +105,9 @@ COMMANDS = {
     "train.py augmentation.moex.layer=stm": "did you mean stem",
     "train.py augmentation.moex.layer=fc": "moments need features of 3 dimensions or more",
     "train.py augmentation.moex.norm=gn7": "norm 'gn7' does not divide 16 channels: K must be one of [1, 2",
+    "train.py augmentation.moex.batch_dim=true": "augmentation.moex.batch_dim: Value 'True' of type 'bool' could not",
+    "train.py augmentation.moex.batch_dim=1 augmentation.moex.channel_dim=1": "batch_dim and channel_dim are both 1",
+    "train.py augmentation.moex.batch_dim=7": "batch_dim 7 does not fit features",
     "train.py augmentation.moex.norm=bn": "norm 'bn' cannot be exchanged",
     "train.py augmentation=dropblock augmentation.dropblock.points=[fc]": "a box needs 'fc' to be [B, C, H, W], not",
     "train.py moments.use=only moments.layer=nowhere": "no layer 'nowhere' in ResNet",
@@ -345,9 +348,17 @@ def exchanged(perm, **options):
     return moex.exchange_moments(X, perm, **options)
 
 
-def swapped(perm):
+def packed():
+    return torch.nn.utils.rnn.pack_sequence([X[0, 0], X[0, 0, :1]])
+
+
+def nested():
+    return torch.nested.nested_tensor([X[0, 0], X[0, 0, :1]], layout=torch.jagged)
+
+
+def swapped(perm, **options):
     model = network()
-    with moex.MomentExchange(model, "stem").swap(perm):
+    with moex.MomentExchange(model, "stem", **options).swap(perm):
         return model(torch.ones(4, 3, 8, 8))
 
 
@@ -394,6 +405,30 @@ CALLS = {
     "features of two dimensions": (lambda: moex.moments(X[0, 0]), ValueError, "3 dimensions or more"),
     "half a dimension": (lambda: moex.moments(X, channel_dim=1.5), TypeError, "channel_dim must be a whole number"),
     "the dimension of the batch": (lambda: moex.moments(X, channel_dim=0), ValueError, "channel_dim 0 does not fit"),
+    "half a dimension of samples": (
+        lambda: moex.moments(X, batch_dim=1.5), TypeError, "batch_dim must be a whole number, not 1.5"
+    ),
+    "true for the samples": (lambda: exchanged(PERM, batch_dim=True), TypeError, "batch_dim must be a whole number"),
+    "true for the samples of a hook": (
+        lambda: moex.MomentExchange(network(), batch_dim=True), TypeError, "batch_dim must be a whole number"
+    ),
+    "samples beyond the dimensions": (
+        lambda: exchanged(PERM, batch_dim=4), ValueError, "batch_dim 4 does not fit .* be 0 to 3, or -4 to -1"
+    ),
+    "samples before the dimensions": (lambda: moex.moments(X, batch_dim=-5), ValueError, "batch_dim -5 does not fit"),
+    "samples beyond a hook's": (lambda: swapped(PERM, batch_dim=4), ValueError, "batch_dim 4 does not fit features"),
+    "samples in the channels": (
+        lambda: exchanged(PERM, batch_dim=1), ValueError, "dimension 1 is the batch, so it must be one of 0, 2, 3, or"
+    ),
+    "samples in a hook's channels": (
+        lambda: swapped(PERM, batch_dim=1, channel_dim=1), ValueError, "batch_dim and channel_dim are both 1"
+    ),
+    "samples in a step's channels": (
+        lambda: mixed(PERM % 3, [moex.MoEx(batch_dim=1, channel_dim=1)]), ValueError, "are both 1: they must"
+    ),
+    "samples in another dimension": (lambda: exchanged(PERM, batch_dim=3), ValueError, "4 entries for a batch of 2"),
+    "packed lengths": (lambda: moex.moments(packed()), TypeError, "not a PackedSequence, whose samples may differ"),
+    "nested lengths": (lambda: moex.moments(nested()), ValueError, "not a nested one, whose samples may differ"),
     "half a k": (lambda: metrics.accuracy(LOGITS, LABELS, k=1.5), TypeError, "k must be a whole number, not 1.5"),
     "no k": (lambda: metrics.accuracy(LOGITS, LABELS, k=0), ValueError, "k must be 1 to 3"),
     "half a bin": (lambda: metrics.expected_calibration_error(LOGITS, LABELS, bins=1.5), TypeError, "bins must be a"),

@@ -36,6 +36,7 @@ class MoEx(PairStep):
     weight: float | None = 0.9
     layer: str = "stem"
     channel_dim: int | None = None
+    batch_dim: int = 0
     statistic: str = "moments"
     norm: str = "pono"
     eps: float = 1e-5
@@ -99,7 +100,7 @@ class MoEx(PairStep):
         settings = dataclasses.asdict(self)
         options = {name: settings[name] for name in inspect.signature(function).parameters if name in _OPTIONS}
         exchange = functools.partial(function, **options)
-        return FeatureExchange(model, point, exchange, channel_dim=self.channel_dim)
+        return FeatureExchange(model, point, exchange, channel_dim=self.channel_dim, batch_dim=self.batch_dim)
 
     def inside(self, hook: FeatureHook, *arguments: Tensor) -> AbstractContextManager[None]:
         """The context in which the features are exchanged."""

@@ -20,6 +20,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "vgg11_bn": ("vgg11", {}),
     "vgg16_bn": ("vgg16", {}),
     "vgg19_bn": ("vgg19", {}),
+    "vit_tiny": ("timm:vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}),
     "wrn28_10": ("wrn28", {"width": 10, "dropout": 0.3}),
     # For ImageNet
     "convnext_t": ("timm:convnext_tiny", {"drop_path_rate": 0.1}),

@@ -439,7 +439,7 @@ def test_every_statistic_is_exchanged_in_a_step(statistic, monkeypatch):
     with mixing(images, labels) as (same, _):
         assert not torch.allclose(net(same), plain)
     options = {"moments": {"norm", "eps", "positive_only", "detach"}, "components": {"components"}, "order": {"norm"}}
-    own = {field.name for field in dataclasses.fields(PairStep)} | {"layer", "channel_dim", "statistic"}
+    own = {field.name for field in dataclasses.fields(PairStep)} | {"layer", "channel_dim", "batch_dim", "statistic"}
     assert set(step.recipe()) == own | options.get(statistic, set())
 
 
