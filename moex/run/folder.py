@@ -228,8 +228,9 @@ def find_result(folder: Path, *, report: Callable[[str], object]) -> dict[str, A
 def commit() -> dict[str, Any]:
     """The commit that this package comes from, and whether its tree was dirty.
 
-    None outside a checkout, and where the repository around the package, such as that of a project in whose
-    environment it is installed, does not track it.
+    What `results/` holds is no other code: a table grows there while its runs are trained. None outside a checkout,
+    and where the repository around the package, such as that of a project in whose environment it is installed, does
+    not track it.
     """
     here = Path(__file__)
 
@@ -243,4 +244,5 @@ def commit() -> dict[str, Any]:
 
     if git("ls-files", "--error-unmatch", "--", here.name) is None:
         return {"commit": None, "dirty": None}
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":/"))}
+    changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}

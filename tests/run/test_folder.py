@@ -187,6 +187,8 @@ def test_the_commit_is_that_of_a_repository_that_tracks_the_package(tmp_path, mo
     assert commit() == {"commit": None, "dirty": None}
     git("add", str(copied))
     git("commit", "--quiet", "--message", "vendored")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.md").touch()
     assert commit() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "theirs.py").write_text("changed")
     assert commit()["dirty"]
