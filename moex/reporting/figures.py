@@ -206,6 +206,8 @@ def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str], *, name:
 def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]) -> Figure:
     """Draws the test error of several recipes: the mean over seeds in a band from minimum to maximum.
 
+    Bands of many recipes would hide each other, and are left out.
+
     Args:
         histories: By the recipe's name, its history (see `learning_curves`; the columns epoch and test_error
             are used), or those of its seeds, of which the epochs that all of them evaluated are drawn.
@@ -216,7 +218,7 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
     if not histories:
         raise ValueError("there is no recipe to compare: histories is empty")
     tables = {name: _error_table(name, history) for name, history in histories.items()}
-    figure = new_figure(9, 4.8 + (0.22 * len(tables) if len(tables) > FEW_RECIPES else 0))
+    figure = new_figure(9, 4.8 + (0.11 * len(tables) if len(tables) > FEW_RECIPES else 0))
     axes = figure.subplots()
     for position, (name, table) in enumerate(tables.items()):
         colour = COLOURS[position % len(COLOURS)]
@@ -225,21 +227,23 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
         spread = f" ± {final.std():.2f}" if seeds > 1 else ""
         label = f"{name}: {final.mean():.2f}{spread} % (n = {seeds})"
         marker = "o" if len(table) <= FEW_EPOCHS else None
-        axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, linewidth=0)
+        if len(tables) <= FEW_RECIPES:
+            axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.2, linewidth=0)
         axes.plot(table.index, table.mean(axis=1), color=colour, linestyle=style, marker=marker, label=label)
     axes.set_xlabel("epoch")
     if len(tables) <= FEW_RECIPES and max(map(len, tables)) <= SHORT_NAME:
         axes.legend(loc="upper right", fontsize=9, framealpha=0.9, edgecolor="white")
     else:
         # Below, where many and long names have room.
-        figure.legend(frameon=False, loc="outside lower left", fontsize=9)
+        columns = 1 if len(tables) <= FEW_RECIPES else 2
+        figure.legend(frameon=False, loc="outside lower left", fontsize=9, ncols=columns)
     plain(axes)
     start_at_zero(axes)
     axes.set_ylabel("test error, %" + (", log scale" if spread_low_values(axes) else ""))
     mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
     message = _outcome({name: table.iloc[-1] for name, table in tables.items()})
-    detail = "test error after the last epoch ± standard deviation; mean over seeds in a band from lowest to highest"
-    headline(figure, message, detail)
+    band = " in a band from lowest to highest" if len(tables) <= FEW_RECIPES else ""
+    headline(figure, message, f"test error after the last epoch ± standard deviation; mean over seeds{band}")
     return figure
 
 

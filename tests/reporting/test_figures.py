@@ -228,6 +228,9 @@ def test_compare_learning_curves_shows_mean_and_range_over_seeds() -> None:
     assert not figure.legends
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["baseline: 24.50 % (n = 1)", f"MoEx: 6.50 ± {np.std([0, 1, 5], ddof=1):.2f} % (n = 3)"]
+    # Of many recipes the bands would hide each other.
+    many = figures.compare_learning_curves({str(number): seeds for number in range(7)}).axes[0]
+    assert (len(many.lines), len(many.collections)) == (7, 0)
 
 
 @pytest.mark.parametrize(
