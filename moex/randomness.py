@@ -13,7 +13,8 @@ import torch
 class Purpose(IntEnum):
     """What a generator is for. The numbers are part of a run's identity: never renumber, only append.
 
-    `NETWORK` is the first weights'; `LAYERS` is for what layers such as dropout draw in a training step.
+    `NETWORK` is the first weights'; `LAYERS` is for what layers such as dropout draw in a training step;
+    `SURFACES` is for points on a mesh, whose name is the seed.
     """
 
     NETWORK = 0
@@ -22,6 +23,7 @@ class Purpose(IntEnum):
     DECISIONS = 3
     PERMUTATIONS = 4
     LAYERS = 5
+    SURFACES = 6
 
 
 def generator(seed: int, purpose: Purpose, *, epoch: int = 0, step: int = 0, rank: int = 0) -> np.random.Generator:

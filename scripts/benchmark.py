@@ -3,7 +3,7 @@
     python scripts/benchmark.py [PART ...] [--rounds N] [--output FILE.md]
 
 The parts: exchange, share (of MoEx in the profile of a step), precision, wide (the same of networks that take many
-minutes), data, images, sounds, start (of commands).
+minutes), data, images, sounds, points, start (of commands).
 
 In every round each variant is timed once, one after the other, and each ratio is taken within its round: what
 else the machine does weighs on both sides. Reported are the median over the rounds and, in brackets, the lowest
@@ -25,6 +25,7 @@ import torch
 from benchmarks.cifar import source_variants
 from benchmarks.images import delivery_variants, photograph_variants
 from benchmarks.measure import DEVICE, Variants, measure
+from benchmarks.points import cloud_variants
 from benchmarks.share import RESNET20 as SHARE_RESNET20
 from benchmarks.share import WRN28_10 as SHARE_WRN28_10
 from benchmarks.share import measure_share
@@ -77,6 +78,7 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
         "Photographs: what is left to the device": timed(delivery_variants),
     },
     "sounds": {"Recordings, augmented, as spectrograms, batches of 96": timed(recording_variants)},
+    "points": {"A training step of PointNet++: 32 clouds of 1,024 points": timed(cloud_variants)},
     "start": {"From Enter on: commands beside `import torch`": measure_starts},
 }
 

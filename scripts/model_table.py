@@ -73,13 +73,13 @@ def main() -> None:
 
 
 def networks() -> dict[str, dict[str, Any]]:
-    """Name and options of each network that is written here, by its file in configs/model/."""
+    """Name and options of each network for images that is written here, by its file in configs/model/."""
     found: dict[str, dict[str, Any]] = {}
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for path in sorted((CONFIGS / "model").glob("*.yaml")):
             config: Any = OmegaConf.to_container(compose(f"model/{path.stem}").model)
             network, options = models.resolve(config["name"], config["options"])
-            if ":" not in network:
+            if network.rstrip("0123456789") in models.FAMILIES:
                 found[path.stem] = {"name": network, "options": options}
     return found
 

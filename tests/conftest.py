@@ -64,6 +64,12 @@ def speech_commands_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def modelnet10_root() -> Path:
+    """The folder of ModelNet10's real shapes, as points."""
+    return restore("modelnet10", "the real shapes of ModelNet10 are") / "modelnet10_points"
+
+
+@pytest.fixture(scope="session")
 def photographs() -> list[Path]:
     """Real photographs of ImageNet, JPEG files as they were published."""
     folder = REPOSITORY.parent / "shared" / "data" / "imagenet"

@@ -1,6 +1,6 @@
 """Every experiment trains: two steps on real CIFAR-100 images, in small batches, with a network of its family that is
 shallow and narrow; those of ImageNet too, in float32, since fp16 may skip its first steps; those of speech on real
-recordings.
+recordings, and those of ModelNet on real shapes, of few points.
 """
 
 import functools
@@ -15,6 +15,7 @@ from moex.engine import train_epoch
 from moex.run.build import build_run, load_sources
 
 CELLS = [name for name in EXPERIMENTS if name.startswith(("cifar", "imagenet"))]
+CLOUDS = [name for name in EXPERIMENTS if name.startswith("modelnet")]
 SPEECH = [name for name in EXPERIMENTS if name.startswith("speech")]
 # The network of a cell, and what makes it small; everything else stays the cell's own.
 REDUCED = {
@@ -41,6 +42,7 @@ REDUCED = {
         "model.options.embed_dim": 48,
     },
     "timm:convnext_tiny": {"model.name": "timm:convnext_atto"},
+    "pointnet2": {"dataset.points": 64},
     "resnext29": {"model.name": "resnext11", "model.options.cardinality": 2, "model.options.base_width": 4},
 }
 
@@ -71,6 +73,11 @@ def recordings(speech_commands_root, tmp_path_factory):
 @pytest.mark.parametrize("cell", SPEECH)
 def test_two_steps_on_recordings(cell, recordings):
     train_two_steps(cell, *recordings)
+
+
+@pytest.mark.parametrize("cell", CLOUDS)
+def test_two_steps_on_clouds(cell, modelnet10_root):
+    train_two_steps(cell, "dataset=modelnet10", f"dataset.root={modelnet10_root}")
 
 
 def train_two_steps(cell, *overrides):

@@ -46,7 +46,7 @@ REFUSED = {
     "no schedule": ({"schedule": "cosine"}, r"schedule is 'cosine': it must be the keys of one of step, cosine"),
     "no drop": ({"schedule": {"factor": 0}}, r"schedule.factor is 0.0: it must be more than 0"),
     "no patience": ({"schedule": {"name": "plateau", "patience": -1}}, r"schedule.patience is -1"),
-    "unknown optimizer": ({"optimizer": {"name": "adam"}}, r"optimizer.name is 'adam': .* sgd, adamw"),
+    "unknown optimizer": ({"optimizer": {"name": "lamb"}}, r"optimizer.name is 'lamb': .* sgd, adam, adamw"),
     "one beta": ({"optimizer": {"name": "adamw", "betas": [0.9]}}, r"two numbers in \[0, 1\)"),
     "who decays": ({"optimizer": {"name": "adamw", "decayed": "none"}}, r"one of all, matrices"),
     "negative rate": ({"optimizer": {"lr": -0.1}}, r"optimizer.lr is -0.1: it must be more than 0"),

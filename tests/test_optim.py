@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from moex.optim import OPTIMIZERS, SCHEDULES, SGD, AdamW, Cosine, Plateau, Step, WeightAverage
+from moex.optim import OPTIMIZERS, SCHEDULES, SGD, Adam, AdamW, Cosine, Plateau, Step, WeightAverage
 
 STEPS = 10
 
@@ -115,6 +115,24 @@ def test_every_parameter_decays_and_moves_by_the_textbook(nesterov):
             velocities[index] = 0.9 * velocities[index] + gradient
             update = gradient + 0.9 * velocities[index] if nesterov else velocities[index]
             weights[index] = weights[index] - 0.1 * update
+        optimizer.step()
+        for weight, parameter in zip(weights, model.parameters(), strict=True):
+            torch.testing.assert_close(parameter.detach(), weight, rtol=1e-12, atol=1e-12)
+
+
+def test_adam_moves_by_the_textbook_and_decays_by_the_gradient():
+    model = network()
+    optimizer = Adam(lr=0.1, betas=[0.8, 0.9], eps=1e-3, weight_decay=0.5).create(model)
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    firsts, seconds = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    for step in range(1, 4):
+        gradients(model, optimizer)
+        for index, parameter in enumerate(model.parameters()):
+            gradient = parameter.grad + 0.5 * weights[index]
+            firsts[index] = 0.8 * firsts[index] + 0.2 * gradient
+            seconds[index] = 0.9 * seconds[index] + 0.1 * gradient**2
+            first, second = firsts[index] / (1 - 0.8**step), seconds[index] / (1 - 0.9**step)
+            weights[index] = weights[index] - 0.1 * first / (second.sqrt() + 1e-3)
         optimizer.step()
         for weight, parameter in zip(weights, model.parameters(), strict=True):
             torch.testing.assert_close(parameter.detach(), weight, rtol=1e-12, atol=1e-12)

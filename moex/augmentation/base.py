@@ -124,7 +124,7 @@ class Step:
         return hook.active(*arguments)
 
     def check_input(self, shape: Sequence[int], key: str) -> None:
-        """Refuses settings that do not fit images of a shape `[C, H, W]`."""
+        """Refuses inputs of a shape, `[C, H, W]` if they are images, that the step or its settings do not fit."""
 
 
 @dataclass(kw_only=True)

@@ -1,10 +1,26 @@
 """Boxes in images: `[n, 4]`, top, left, bottom and right in pixels, ends excluded."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from moex.augmentation.base import Floats, Integers
+
+
+def check_images(shape: Sequence[int], key: str) -> None:
+    """Refuses inputs that have no boxes.
+
+    Args:
+        shape: of an input.
+        key: of the step that needs them.
+
+    Raises:
+        ValueError: they are no images `[C, H, W]`.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"{key} is for images [C, H, W], and these inputs are {list(shape)}: leave the step out")
 
 
 def boxes_around(

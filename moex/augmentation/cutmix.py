@@ -4,6 +4,7 @@ Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers,
 roundings of the published code.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moex.augmentation.base import IMAGES, Draws, Floats, Integers, Operation, PairStep
-from moex.augmentation.boxes import box_mask, box_shares, boxes_around
+from moex.augmentation.boxes import box_mask, box_shares, boxes_around, check_images
 
 
 @dataclass(kw_only=True)
@@ -26,6 +27,11 @@ class CutMix(PairStep):
     differs_by_sample: ClassVar[bool] = True
     probability: float = 0.5
     alpha: float | None = 1.0
+
+    def check_input(self, shape: Sequence[int], key: str) -> None:
+        """Refuses inputs that are no images, if it may happen there."""
+        if IMAGES in self.places():
+            check_images(shape, key)
 
     def draw(self, draws: Draws) -> list[Operation]:
         """Draws partners, λ and boxes."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moex.augmentation.base import IMAGES, Draws, Integers, OccasionalStep, Operation
-from moex.augmentation.boxes import box_mask, boxes_around
+from moex.augmentation.boxes import box_mask, boxes_around, check_images
 from moex.settings import require
 
 
@@ -29,7 +29,8 @@ class Cutout(OccasionalStep):
         require(self.size >= 1, f"{key}.size", self.size, "1 or more")
 
     def check_input(self, shape: Sequence[int], key: str) -> None:
-        """Refuses a hole that is larger than the images."""
+        """Refuses inputs that are no images, and a hole that is larger than they are."""
+        check_images(shape, key)
         side = min(shape[-2:])
         require(self.size <= side, f"{key}.size", self.size, f"1 to {side}, since images are {side} pixels wide")
 

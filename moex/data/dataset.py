@@ -60,6 +60,9 @@ class DataSet(ABC):
     validation: float | None = None
     cutout_size: int = 4
 
+    # Whether a place in one input is the same place in another, as with pixels: what mixes inputs needs it.
+    aligned: ClassVar[bool] = True
+
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Networks by name: the CIFAR networks, written here, all of torchvision's and timm's, and yours by import path."""
+"""Networks by name: those written here, all of torchvision's and timm's, and yours by import path."""
 
 import inspect
 import pkgutil
@@ -11,6 +11,7 @@ from torch import nn
 from moex.models.densenet import DenseNet
 from moex.models.libraries import create_timm, create_torchvision, describe_option
 from moex.models.named import NAMED, resolve
+from moex.models.pointnet2 import PointNet2
 from moex.models.preact_resnet import PreactivationResNet
 from moex.models.pyramidnet import PyramidNet
 from moex.models.resnet import ResNet
@@ -19,7 +20,7 @@ from moex.models.vgg import VGG
 from moex.models.wide_resnet import WideResNet
 from moex.points import points_of
 
-__all__ = ["FAMILIES", "NAMED", "create", "points_of", "resolve"]
+__all__ = ["FAMILIES", "NAMED", "NETWORKS", "create", "points_of", "resolve"]
 
 # Longest names first, so that none is found inside another.
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
@@ -31,6 +32,8 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "vgg": VGG,
     "wrn": WideResNet,
 }
+# Those that come in one depth.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"pointnet2": PointNet2}
 
 
 def create(name: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
@@ -39,11 +42,12 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **options: Any)
     Args:
         name: with D layers, `resnetD`, `pyramidnetD` (options `alpha`, `bottleneck`, `shake_drop`,
             `stochastic_depth`), `wrnD` (`width`, `dropout`), `densenet_bcD` (`growth_rate`, `memory_saving`),
-            `resnextD` (`cardinality`, `base_width`), `vggD` or `preact_resnetD`; `torchvision:NAME` or `timm:NAME`;
-            `MODULE:NAME` for a class or function of yours, which takes `num_classes`, `in_channels` and the options;
-            or a network of a paper, such as `wrn28_10` or `densenet265`, with the options in `NAMED`.
+            `resnextD` (`cardinality`, `base_width`), `vggD` or `preact_resnetD`; `pointnet2` (`dropout`), for clouds
+            of points; `torchvision:NAME` or `timm:NAME`; `MODULE:NAME` for a class or function of yours, which takes
+            `num_classes`, `in_channels` and the options; or a network of a paper, such as `wrn28_10` or
+            `densenet265`, with the options in `NAMED`.
         num_classes: K.
-        in_channels: channels of the images.
+        in_channels: channels of the images, or coordinates of the points.
         options: passed on to the network.
 
     Returns:
@@ -66,9 +70,17 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **options: Any)
         return create_timm(foreign, num_classes=num_classes, in_channels=in_channels, **options)
     if foreign:
         return _build(_import(name), name, num_classes=num_classes, in_channels=in_channels, **options)
+    if name in NETWORKS:
+        return _build(NETWORKS[name], name, num_classes=num_classes, in_channels=in_channels, **options)
     family = re.fullmatch(rf"({'|'.join(FAMILIES)})(\d+)", name)
     if family is None:
-        known = [f"{kind}DEPTH" for kind in FAMILIES] + ["torchvision:NAME", "timm:NAME", "MODULE:NAME", *NAMED]
+        known = [f"{kind}DEPTH" for kind in FAMILIES] + [
+            *NETWORKS,
+            "torchvision:NAME",
+            "timm:NAME",
+            "MODULE:NAME",
+            *NAMED,
+        ]
         raise ValueError(f"there is no network {name!r}: it must be one of {', '.join(known)}")
     return _build(
         FAMILIES[family[1]], name, int(family[2]), num_classes=num_classes, in_channels=in_channels, **options

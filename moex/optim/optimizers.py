@@ -76,19 +76,14 @@ class SGD(Optimizer):
 
 
 @dataclass
-class AdamW(Optimizer):
-    """AdamW (Loshchilov and Hutter 2019): Adam, with weight decay apart from the gradient.
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015); weight decay, of which there is none by default, is a part of the gradient."""
 
-    `decayed` says which parameters decay: all, or the matrices alone, which are those of two dimensions or more: not
-    the biases, nor the scales of normalisations.
-    """
-
-    name: str = "adamw"
+    name: str = "adam"
     lr: float = 1e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
-    decayed: str = "all"
 
     def check(self, key: str) -> None:
         """Checks what Adam has besides."""
@@ -96,6 +91,34 @@ class AdamW(Optimizer):
         fine = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(fine, f"{key}.betas", self.betas, "two numbers in [0, 1)")
         require(self.eps > 0, f"{key}.eps", self.eps, "more than 0")
+
+    def create(self, model: nn.Module) -> optim.Adam:
+        """Torch's Adam over every parameter of the network."""
+        return optim.Adam(
+            model.parameters(),
+            lr=self.lr,
+            betas=(self.betas[0], self.betas[1]),
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+
+@dataclass
+class AdamW(Adam):
+    """AdamW (Loshchilov and Hutter 2019): Adam, with weight decay apart from the gradient.
+
+    `decayed` says which parameters decay: all, or the matrices alone, which are those of two dimensions or more: not
+    the biases, nor the scales of normalisations.
+    """
+
+    name: str = "adamw"
+    weight_decay: float = 1e-2
+    decayed: str = "all"
+
+    def check(self, key: str) -> None:
+        """Checks which parameters decay as well."""
+        super().check(key)
         require(self.decayed in ("all", "matrices"), f"{key}.decayed", self.decayed, "one of all, matrices")
 
     def create(self, model: nn.Module) -> optim.AdamW:
@@ -116,4 +139,4 @@ class AdamW(Optimizer):
         )
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, AdamW)}
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (SGD, Adam, AdamW)}

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed import get_node_local_rank
 
 from moex import data, models
+from moex.augmentation.base import IMAGES, PairStep
 from moex.augmentation.mixing import FEW
 from moex.beyond_moments import keep_moments, remove_moments
 from moex.checkpoint import CheckpointConfig
@@ -275,18 +276,23 @@ def choose_device(runtime: RuntimeConfig) -> torch.device:
 
 
 def check_network(config: Config) -> None:
-    """Passes two images through the network on the meta device, where neither data nor memory is needed.
+    """Passes two inputs through the network on the meta device, where neither data nor memory is needed.
 
     An exchange is then looked at with weights, on a few images of noise: where it changes nothing, labels would be
     mixed without their features.
 
     Raises:
-        ValueError: there is no such network, an option or a point does not exist, the network cannot take images of
+        ValueError: there is no such network, an option or a point does not exist, the network cannot take inputs of
             this size, a step of the mixing list cannot treat them or the features, or an exchange changes nothing.
     """
     shape, classes = config.dataset.shape, config.dataset.num_classes
     for step_name, step in config.augmentation.used().items():
         step.check_input(shape, f"augmentation.{step_name}")
+        if not config.dataset.aligned and isinstance(step, PairStep) and IMAGES in step.places():
+            raise ValueError(
+                f"augmentation.{step_name} mixes inputs place by place, and the points of {config.dataset.name!r} "
+                "have no order: mix features of whole clouds, with steps=[manifold_mixup] and its points=[stage2]"
+            )
     with torch.device("meta"):
         model = _create_small(config)
         images, labels = torch.empty(2, *shape), torch.empty(2, classes)
@@ -301,7 +307,7 @@ def check_network(config: Config) -> None:
     except (RuntimeError, AssertionError) as error:
         size = "×".join(map(str, shape))
         raise ValueError(
-            f"model {name!r} cannot take the {size} images of {config.dataset.name!r}: {str(error).splitlines()[0]}"
+            f"model {name!r} cannot take the {size} inputs of {config.dataset.name!r}: {str(error).splitlines()[0]}"
         ) from None
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         answer = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

@@ -28,13 +28,16 @@ DATA_SETS = {
     "imagenet_r": {"test": 30_000},
     "imagenet_sketch": {"test": 50_889},
     "imagenet_v2": {"test": 10_000},
+    "modelnet10": {"train": 3_991, "test": 908},
+    "modelnet40": {"train": 9_843, "test": 2_468},
     "objectnet": {"test": 18_574},
     "speech_commands": {"train": 51_094 + 5_109, "validation": 6_798 + 679, "test": 6_835},
     "stylized_imagenet": {"train": 2_562_334, "test": 50_000},
     "imagenet32": {"train": 1_281_167, "test": 50_000},
     "imagenet64": {"train": 1_281_167, "test": 50_000},
 }
-HERE = {"digits": None, "cifar100": "cifar100_root"}  # And the fixture that says where.
+# Those that are here, and the fixture that says where.
+HERE = {"digits": None, "cifar100": "cifar100_root", "modelnet10": "modelnet10_root"}
 
 
 def test_every_data_set_has_a_row():

@@ -101,7 +101,10 @@ MISTAKES = {
     "resnext11": ({"base_width": -1}, r"base_width is -1: it must be 1 or more"),
     "vgg15": ({}, r"vgg15: the depth is 11, 13, 16 or 19"),
     "preact_resnet20": ({}, r"preact_resnet20: the depth is 18 or 34"),
-    "vgg": ({}, r"no network 'vgg': it must be one of preact_resnetDEPTH, .*, wrnDEPTH, torchvision:NAME, timm:NAME"),
+    "vgg": (
+        {},
+        r"no network 'vgg': it must be one of preact_resnetDEPTH, .*, wrnDEPTH, pointnet2, torchvision:NAME, timm",
+    ),
     "timm:resnet19": ({}, r"timm has no network 'resnet19': the nearest are resnet"),
     "torchvision:resnet19": ({}, r"torchvision has no network 'resnet19': the nearest are resnet"),
     "torchvision:resnet18": ({"in_channels": 1}, r"takes images of 3 channels, not 1"),

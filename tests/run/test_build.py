@@ -11,6 +11,7 @@ from moex.points import resolve_layer
 from moex.run.build import build_run, check_network, choose_device, create_model, load_sources
 
 CPU = torch.device("cpu")
+CLOUDS = {"dataset": {"name": "modelnet10"}, "model": {"name": "pointnet2"}}
 REFUSED = {
     "unknown network": ({"model": {"name": "resnext"}}, r"no network 'resnext'.*resnetDEPTH"),
     "impossible depth": ({"model": {"name": "resnet21"}}, r"6n\+2, such as 20 or 26"),
@@ -27,13 +28,31 @@ REFUSED = {
         },
         r"a box needs 'stage1' to be \[B, C, H, W\], not \[2, 5, 192\]: choose other layers",
     ),
+    "clouds have no boxes": (
+        {**CLOUDS, "augmentation": {"steps": ["cutmix"]}},
+        r"augmentation.cutmix is for images \[C, H, W\], and these inputs are \[1024, 3\]: leave the step out",
+    ),
+    "clouds have no holes": ({**CLOUDS, "augmentation": {"steps": ["cutout"]}}, r"augmentation.cutout is for images"),
+    "points have no order": (
+        {**CLOUDS, "augmentation": {"steps": ["mixup"]}},
+        r"augmentation.mixup mixes inputs place by place, and the points of 'modelnet10' have no order: mix features",
+    ),
+    "a whole cloud has no moments": (
+        {**CLOUDS, "augmentation": {"steps": ["moex"], "moex": {"layer": "stage2"}}},
+        r"moments need features of 3 dimensions or more .* not \[2, 1024\]",
+    ),
+    "clouds are no images": ({"dataset": {"name": "modelnet10"}}, r"cannot take the 1024×3 inputs of 'modelnet10'"),
+    "images are no clouds": (
+        {"dataset": {"name": "cifar100"}, "model": {"name": "pointnet2"}},
+        r"pointnet2 takes clouds \[B, N, 3\], not inputs \[2, 3, 32, 32\]",
+    ),
     "unknown norm": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "bn"}}}, r"bn"),
     "indivisible groups": ({"augmentation": {"steps": ["moex"], "moex": {"norm": "gn3"}}}, r"16"),
     "point without features": ({"augmentation": {"steps": ["moex"], "moex": {"layer": "fc"}}}, r"rank|dimension"),
-    "images too small": ({"model": {"name": "timm:densenet121"}}, r"cannot take the 1×8×8 images of 'digits'"),
+    "images too small": ({"model": {"name": "timm:densenet121"}}, r"cannot take the 1×8×8 inputs of 'digits'"),
     "a transformer's size": (
         {"dataset": {"name": "cifar100"}, "model": {"name": "timm:vit_tiny_patch16_224"}},
-        r"cannot take the 3×32×32 images of 'cifar100'",
+        r"cannot take the 3×32×32 inputs of 'cifar100'",
     ),
     "two answers": (
         {

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from moex import models
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
@@ -110,6 +112,46 @@ def test_recordings_come_in_batches(part, speech_commands_root, monkeypatch):
     assert (theirs.samples, ours.samples) == (96, 17 * 96)
     theirs.run()
     ours.run()
+
+
+def test_clouds_are_treated_alike_by_both(part):
+    """The plain port, with the same weights, has the same logits, gradients and statistics."""
+    benchmark = part("points")
+    torch.manual_seed(0)
+    plain, ours = benchmark.PlainPointNet2().double(), models.create("pointnet2", num_classes=10).double()
+    for mine, theirs in zip(ours.state_dict().values(), in_our_order(plain), strict=True):
+        mine.copy_(theirs)
+    points = torch.rand(3, 64, 3, dtype=torch.float64)
+    logits = []
+    for model in (plain, ours):
+        model.head[2].p = model.head[5].p = 0.0
+        logits.append(model(points))
+        logits[-1].square().sum().backward()
+    torch.testing.assert_close(*logits, rtol=1e-9, atol=1e-9)
+    buffers = [each for each in in_our_order(plain) if not each.requires_grad]
+    for mine, theirs in zip(ours.buffers(), buffers, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    gradients = [each.grad for each in in_our_order(plain) if each.requires_grad]
+    for mine, theirs in zip(ours.parameters(), gradients, strict=True):
+        torch.testing.assert_close(mine.grad, theirs, rtol=1e-8, atol=1e-8)
+
+
+def in_our_order(plain):
+    """The tensors of the plain port: of each abstraction all linear layers first, then all BatchNorms."""
+    for group in (plain.first, plain.second, plain.last):
+        for kind in (0, 2):
+            for layer in group:
+                yield from (*layer[kind].parameters(), *layer[kind].buffers())
+    yield from plain.head.parameters()
+
+
+def test_a_step_on_clouds(part, modelnet10_root, monkeypatch):
+    benchmark = part("points")
+    monkeypatch.setattr(benchmark, "SHAPES", modelnet10_root)
+    monkeypatch.setattr(benchmark, "BATCH", 3)
+    for variant in benchmark.cloud_variants().values():
+        assert variant.samples == 3
+        assert torch.isfinite(variant.run())
 
 
 def test_the_share_of_the_exchange(part):
