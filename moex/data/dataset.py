@@ -153,6 +153,10 @@ class DataSet(ABC):
         """
         return ResidentTensors(samples.inputs, samples.labels, device=device, channels_last=channels_last)
 
+    def random_inputs(self, count: int) -> Tensor:
+        """Noise, `[count, ...]`, on which a network works as much as on samples; by default normal numbers."""
+        return torch.randn(count, *self.shape)
+
     def take(self, samples: Samples, count: int) -> Samples:
         """The samples that a limit leaves of a split, so many: by default the first."""
         return samples.select(slice(count))

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from moex.data.clouds.files import Clouds, describe_archives, hdf5_files, read_archive, read_hdf5
 from moex.data.clouds.meshes import sample_meshes
@@ -28,7 +30,7 @@ from moex.data.clouds.publication import (
     find_place,
     obtain,
 )
-from moex.data.clouds.scale import SCALES, normalise
+from moex.data.clouds.scale import CUBE, SCALES, SPHERE, normalise
 from moex.data.clouds.source import ResidentClouds
 from moex.data.dataset import TEST, TRAIN, DataSet, Samples
 from moex.data.images.folder import class_folders
@@ -38,6 +40,8 @@ from moex.data.source import Source
 from moex.settings import require
 
 SPLITS = (TRAIN, TEST)
+# Of spheres on which points are as dense as on ModelNet10's shapes: measured.
+RADII = {CUBE: 0.6, SPHERE: 0.5}
 
 
 @dataclass
@@ -95,6 +99,11 @@ class ModelNet(DataSet):
     def source(self, samples: Samples, *, training: bool, device: torch.device, channels_last: bool) -> Source:
         """See `DataSet`."""
         return ResidentClouds(samples.inputs, samples.labels, points=self.points, device=device)
+
+    def random_inputs(self, count: int) -> Tensor:
+        """Points on ellipsoids, which have as many neighbours as on the shapes, on average."""
+        directions = functional.normalize(torch.randn(count, *self.shape), dim=-1)
+        return RADII[self.scale] * directions * torch.empty(count, 1, 3).uniform_(0.7, 1.3)
 
     def take(self, samples: Samples, count: int) -> Samples:
         """The samples that a limit leaves: at even distances, since they are ordered by class."""

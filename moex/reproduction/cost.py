@@ -63,7 +63,7 @@ def count_samples(config: Config) -> dict[str, int] | None:
 def _measure(config: Config, device: torch.device) -> Cost:
     count = (1 + STEPS) * config.batch_size
     source = ResidentTensors(
-        torch.randn(count, *config.dataset.shape),
+        config.dataset.random_inputs(count),
         torch.arange(count) % config.dataset.num_classes,
         device=device,
         channels_last=config.runtime.channels_last,

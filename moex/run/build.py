@@ -316,7 +316,7 @@ def check_network(config: Config) -> None:
         seed_torch(config.seed, Purpose.NETWORK)
         model = create_model(config)
         mixing = config.augmentation.create(model, num_classes=classes, seed=config.seed)
-        mixing.prepare(torch.randn(FEW, *shape))
+        mixing.prepare(config.dataset.random_inputs(FEW))
 
 
 def check_batches(config: Config, samples: int, *, world_size: int) -> None:

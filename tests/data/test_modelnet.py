@@ -50,6 +50,19 @@ def test_the_real_shapes(modelnet10_root, tmp_path, scale):
     assert set(labels.tolist()) == set(range(10))
 
 
+@pytest.mark.parametrize("scale", ["cube", "sphere"])
+def test_noise_has_as_many_neighbours_as_the_real_shapes(modelnet10_root, tmp_path, scale):
+    """So that what a run costs can be told where no shapes are."""
+    dataset = dataset_of(modelnet10_root, tmp_path, scale=scale, points=256, pool=256)
+    torch.manual_seed(0)
+    shapes = dataset.take(dataset.read_test(seed=0)["test"], 90).inputs[:, :256]
+    for radius in (0.2, 0.4):
+        near = [
+            (torch.cdist(clouds, clouds) < radius).float().mean() for clouds in (dataset.random_inputs(90), shapes)
+        ]
+        assert float(near[0]) == pytest.approx(float(near[1]), rel=0.25)
+
+
 @pytest.mark.parametrize(("kind", "publication"), [(ModelNet10, MODELNET10), (ModelNet40, MODELNET40)])
 def test_meshes(tmp_path, kind, publication):
     """Lying in the root, or being it; the headers of half of them are broken, as some of the published ones are."""
