@@ -17,7 +17,9 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "model_table.py"
 def table():
     specification = importlib.util.spec_from_file_location("model_table", SCRIPT)
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        specification.loader.exec_module(module)
     return module
 
 
