@@ -1,5 +1,7 @@
 """Where features can be changed in the networks of torchvision and timm, and which of their dimensions is which."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -38,13 +40,11 @@ NORMALISED = [name for name in FAMILIES if "convnext" in name or "swin" in name]
 @pytest.fixture(scope="module")
 def create():
     """Networks by name, each made once; in evaluation mode, since a batch is small."""
-    made = {}
 
+    @functools.cache
     def create(name):
-        if name not in made:
-            torch.manual_seed(0)
-            made[name] = models.create(name, num_classes=5, **FAMILIES[name][3]).eval()
-        return made[name]
+        torch.manual_seed(0)
+        return models.create(name, num_classes=5, **FAMILIES[name][3]).eval()
 
     return create
 

@@ -3,6 +3,8 @@
 Random weights, three blocks. The reference goes through the tokens in NumPy, one after the other.
 """
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -49,13 +51,11 @@ LABELS = torch.tensor([0, 1, 2, 3])
 @pytest.fixture(scope="module")
 def create():
     """Networks by name, each made once."""
-    made = {}
 
+    @functools.cache
     def create(name):
-        if name not in made:
-            torch.manual_seed(0)
-            made[name] = models.create(name, num_classes=4, **NETWORKS[name][0]).double().eval()
-        return made[name]
+        torch.manual_seed(0)
+        return models.create(name, num_classes=4, **NETWORKS[name][0]).double().eval()
 
     return create
 
