@@ -8,13 +8,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
-import filelock
 import torch
 from torch import Tensor
 
 from moex.data.dataset import MissingDataError, Samples, SmallImages
+from moex.data.fetching import fetch, make_once
 
 # CIFAR-10's; the published recipe uses them for both sets.
 MEAN, STD = (125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)
@@ -74,26 +73,20 @@ def _obtain(publication: Any, name: str, root: Path, *, download: bool) -> None:
     """Extracts the archive, fetched first if that is wanted and needed; raises where that does not help."""
     if not download and not (root / publication.filename).exists():
         raise MissingDataError(str(_first_fault(publication, root)))
-    root.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(root / f".{name}.lock"):
-        # The ranks of a run, and the jobs of a sweep, want it at the same time.
-        if _first_fault(publication, root) is not None:
-            _fetch_and_extract(publication, root, download=download)
+    make_once(
+        root,
+        name,
+        lambda: _first_fault(publication, root) is None,
+        lambda: _fetch_and_extract(publication, root, download=download),
+    )
 
 
 def _fetch_and_extract(publication: Any, root: Path, *, download: bool) -> None:
-    from torchvision.datasets.utils import check_md5, download_url, extract_archive
+    from torchvision.datasets.utils import check_md5, extract_archive
 
     archive = root / publication.filename
     if download and not (archive.exists() and check_md5(archive, publication.tgz_md5)):
-        archive.unlink(missing_ok=True)
-        try:
-            download_url(publication.url, root, publication.filename, publication.tgz_md5)
-        except (URLError, RuntimeError, OSError) as error:
-            archive.unlink(missing_ok=True)
-            raise OSError(
-                f"{publication.url} could not be fetched ({error}): put it into {root} by hand, or set dataset.root"
-            ) from None
+        fetch(publication.url, archive)
     if not check_md5(archive, publication.tgz_md5):
         raise MissingDataError(
             f"{archive} ({archive.stat().st_size:,} bytes) is truncated or corrupt: its MD5 checksum is not "

@@ -3,15 +3,12 @@
 Source: Wu et al., 3D ShapeNets: A Deep Representation for Volumetric Shapes, CVPR 2015.
 """
 
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
-
-import filelock
 
 from moex.data.dataset import MissingDataError
+from moex.data.fetching import aside, fetch, make_once
 
 MESHES, HDF5, POINTS = "meshes", "hdf5", "points"
 FORMATS = (MESHES, HDF5, POINTS)
@@ -113,12 +110,13 @@ def obtain(root: Path, publication: Publication, *, wanted: str | None, download
     if not from_archive or not (download or (root / publication.archive).exists()):
         message = f"dataset.root is {str(root)!r}: it must hold {_describe(publication, wanted)}"
         raise MissingDataError(message) if from_archive else ValueError(message)
-    root.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(root / f".{publication.folder}.lock"):
-        # The ranks of a run, and the jobs of a sweep, want it at the same time.
-        if (place := find_place(root, publication, MESHES)) is None:
-            place = Place(MESHES, _unpack(root, publication, download=download))
-    return place
+    make_once(
+        root,
+        publication.folder,
+        lambda: find_place(root, publication, MESHES) is not None,
+        lambda: _make(root, publication, download=download),
+    )
+    return Place(MESHES, root / publication.folder)
 
 
 def _folders(root: Path, publication: Publication, kind: str) -> list[Path]:
@@ -143,32 +141,24 @@ def _describe(publication: Publication, wanted: str | None) -> str:
     return ", or ".join(form for kind, form in forms.items() if form and wanted in (None, kind))
 
 
-def _unpack(root: Path, publication: Publication, *, download: bool) -> Path:
-    """Unpacks the archive, fetched where it is not there, into a folder that has its name only when it is whole."""
-    from torchvision.datasets.utils import download_and_extract_archive, extract_archive
+def _make(root: Path, publication: Publication, *, download: bool) -> None:
+    """Unpacks the archive, fetched where it is not there."""
+    from torchvision.datasets.utils import extract_archive
 
-    archive, aside = root / publication.archive, root / f".{publication.folder}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        if archive.exists():
-            extract_archive(archive, aside)
-        else:
-            download_and_extract_archive(publication.url, root, aside, publication.archive)
-    except zipfile.BadZipFile as error:
-        raise MissingDataError(
-            f"{archive} ({archive.stat().st_size:,} bytes) is truncated or damaged ({error}): remove it, and fetch "
-            "it again"
-        ) from None
-    except (URLError, RuntimeError) as error:
-        archive.unlink(missing_ok=True)
-        raise OSError(
-            f"{publication.url} could not be fetched ({error}): put it into {root} by hand, or set dataset.root"
-        ) from None
-    unpacked = aside / publication.folder
-    if not _is_here(unpacked, publication, MESHES):
-        raise ValueError(
-            f"{archive} is none of {publication.folder}: it has no folder {publication.folder}/CLASS/train"
-        )
-    folder = unpacked.rename(root / publication.folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    return folder
+    archive = root / publication.archive
+    if download and not archive.exists():
+        fetch(publication.url, archive)
+    with aside(root / publication.folder) as partial:
+        try:
+            extract_archive(archive, partial)
+        except zipfile.BadZipFile as error:
+            raise MissingDataError(
+                f"{archive} ({archive.stat().st_size:,} bytes) is truncated or damaged ({error}): remove it, and "
+                "fetch it again"
+            ) from None
+        unpacked = partial / publication.folder
+        if not _is_here(unpacked, publication, MESHES):
+            raise ValueError(
+                f"{archive} is none of {publication.folder}: it has no folder {publication.folder}/CLASS/train"
+            )
+        unpacked.rename(root / publication.folder)

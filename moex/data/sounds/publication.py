@@ -1,16 +1,13 @@
 """The published archives of Speech Commands: which words a version has, and how it is fetched and unpacked."""
 
 import hashlib
-import shutil
 import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
-
-import filelock
 
 from moex.data.dataset import MissingDataError
+from moex.data.fetching import aside, fetch, make_once
 
 URL = "http://download.tensorflow.org/data/"
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -85,48 +82,32 @@ def obtain(root: Path, version: Version, *, download: bool) -> Path:
             f"dataset.root is {str(root)!r}: it must hold Speech Commands {version.number}, with a folder for each "
             f"word, or {version.archive}"
         )
-    root.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(root / f".{version.folder}.lock"):
-        # The ranks of a run, and the jobs of a sweep, want it at the same time.
-        if (folder := find_folder(root, version)) is None:
-            _fetch(root, version, download=download)
-            folder = _unpack(root, version)
-    return folder
+    make_once(
+        root,
+        version.folder,
+        lambda: find_folder(root, version) is not None,
+        lambda: _make(root, version, download=download),
+    )
+    return root / version.folder
 
 
-def _fetch(root: Path, version: Version, *, download: bool) -> None:
-    """Fetches the archive unless it is there, and verifies it."""
-    from torchvision.datasets.utils import download_url
-
-    archive, url = root / version.archive, URL + version.archive
+def _make(root: Path, version: Version, *, download: bool) -> None:
+    """Fetches the archive unless it is there, verifies it, and unpacks it."""
+    archive = root / version.archive
     if download and not (archive.exists() and _sha256(archive) == version.sha256):
-        archive.unlink(missing_ok=True)
-        try:
-            download_url(url, root, version.archive)
-        except (URLError, RuntimeError, OSError) as error:
-            archive.unlink(missing_ok=True)
-            raise OSError(
-                f"{url} could not be fetched ({error}): put it into {root} by hand, or set dataset.root"
-            ) from None
+        fetch(URL + version.archive, archive)
     if (found := _sha256(archive)) != version.sha256:
         raise MissingDataError(
             f"{archive} ({archive.stat().st_size:,} bytes) is truncated or corrupt: its SHA-256 checksum is {found}, "
             f"not {version.sha256}"
         )
-
-
-def _unpack(root: Path, version: Version) -> Path:
-    """Unpacks the archive into a folder that has its name only when it is whole."""
-    archive, aside = root / version.archive, root / f".{version.folder}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        with tarfile.open(archive, "r:gz") as members:
+        with aside(root / version.folder) as partial, tarfile.open(archive, "r:gz") as members:
             # No links, devices or names that lead out of the folder.
-            members.extractall(aside, filter="data")
+            members.extractall(partial, filter="data")
+            partial.rename(root / version.folder)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise ValueError(f"{archive} cannot be unpacked ({error})") from None
-    return aside.rename(root / version.folder)
 
 
 def _sha256(path: Path) -> str:
