@@ -60,8 +60,8 @@ class DataSet(ABC):
     validation: float | None = None
     cutout_size: int = 4
 
-    # Whether a place in one input is the same place in another, as with pixels: what mixes inputs needs it.
-    aligned: ClassVar[bool] = True
+    # Why inputs cannot be mixed place by place, as pixels can, and what can be mixed instead; None: they can.
+    unaligned: ClassVar[str | None] = None
 
     @property
     @abstractmethod

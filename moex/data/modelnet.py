@@ -63,8 +63,10 @@ class ModelNet(DataSet):
     scale: str = "cube"
     cache: str = "outputs/clouds"
 
-    # The points of a cloud have no order.
-    aligned = False
+    unaligned = (
+        "the points of a cloud have no order. Mix features of whole clouds, with steps=[manifold_mixup] and, of "
+        "pointnet2, its points=[stage2]"
+    )
     publication: ClassVar[Publication]
 
     @property

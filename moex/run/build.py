@@ -288,11 +288,8 @@ def check_network(config: Config) -> None:
     shape, classes = config.dataset.shape, config.dataset.num_classes
     for step_name, step in config.augmentation.used().items():
         step.check_input(shape, f"augmentation.{step_name}")
-        if not config.dataset.aligned and isinstance(step, PairStep) and IMAGES in step.places():
-            raise ValueError(
-                f"augmentation.{step_name} mixes inputs place by place, and the points of {config.dataset.name!r} "
-                "have no order: mix features of whole clouds, with steps=[manifold_mixup] and its points=[stage2]"
-            )
+        if (why := config.dataset.unaligned) and isinstance(step, PairStep) and IMAGES in step.places():
+            raise ValueError(f"augmentation.{step_name} cannot mix inputs of {config.dataset.name!r}: {why}")
     with torch.device("meta"):
         model = _create_small(config)
         images, labels = torch.empty(2, *shape), torch.empty(2, classes)

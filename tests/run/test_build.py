@@ -35,7 +35,7 @@ REFUSED = {
     "clouds have no holes": ({**CLOUDS, "augmentation": {"steps": ["cutout"]}}, r"augmentation.cutout is for images"),
     "points have no order": (
         {**CLOUDS, "augmentation": {"steps": ["mixup"]}},
-        r"augmentation.mixup mixes inputs place by place, and the points of 'modelnet10' have no order: mix features",
+        r"augmentation.mixup cannot mix inputs of 'modelnet10': the points of a cloud have no order. Mix features",
     ),
     "a whole cloud has no moments": (
         {**CLOUDS, "augmentation": {"steps": ["moex"], "moex": {"layer": "stage2"}}},
