@@ -109,7 +109,10 @@ def wait_for_save(process, folder_root, *, saves):
     seen = set()
 
     def enough():
-        seen.update(path.stat().st_mtime_ns for path in folder_root.rglob("last.pt"))
+        for path in folder_root.rglob("last.pt"):
+            # A save moves the former one away before it puts its own there.
+            with suppress(FileNotFoundError):
+                seen.add(path.stat().st_mtime_ns)
         return len(seen) > saves
 
     wait_for(enough, process)
