@@ -52,8 +52,9 @@ def assert_close(found, expected, *, tolerance):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_eighty_steps(curve, precision):
-    assert_close(curve(80, 20, precision=precision), curve(80, 20), tolerance=0.03)
+def test_forty_steps(curve, precision):
+    """Few, since a processor without instructions for bf16 takes long."""
+    assert_close(curve(40, 10, precision=precision), curve(40, 10), tolerance=0.01)
 
 
 @pytest.mark.long

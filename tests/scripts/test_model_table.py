@@ -92,8 +92,8 @@ def test_the_table_is_markdown_whatever_the_width_of_the_terminal():
     ("arguments", "message"),
     [(["resnet21"], "there is no network 'resnet21': choose from densenet_bc_100"), (["--classes=0"], "1 or more")],
 )
-def test_mistakes(arguments, message):
-    answer = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+def test_mistakes(script, capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        script("model_table", *arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
