@@ -141,12 +141,15 @@ class PointLayers(nn.Module):
     def _enter(self, linear: nn.Module, offsets: Tensor, features: Tensor | None, points: Tensor | None) -> Tensor:
         """The first linear layer of rows of features, then offsets: of features once for each point."""
         assert isinstance(linear, nn.Linear)
-        if features is None:
-            return F.linear(offsets, linear.weight, linear.bias)
         of_features, of_offsets = linear.weight.split([self.features, 3], dim=1)
-        known = F.linear(features, of_features, linear.bias)
+        # With a one beside the coordinates, the bias is the weight of it. On CPUs, the products of a step are several
+        # times as fast with 4 columns as with 3, and with the weight the right way round in memory.
+        rows = F.pad(offsets, (0, 1), value=1.0) @ torch.cat([of_offsets.t(), linear.bias[None]])
+        if features is None:
+            return rows
+        known = F.linear(features, of_features)
         # An embedding, since its gradient is the fastest.
-        return (known if points is None else F.embedding(points, known)) + F.linear(offsets, of_offsets)
+        return rows + (known if points is None else F.embedding(points, known))
 
 
 class SetAbstraction(nn.Module):
