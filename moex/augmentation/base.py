@@ -172,6 +172,17 @@ class PairStep(OccasionalStep):
         permutation, weight = arguments[:2]
         return mix_labels(labels, permutation, weight)
 
+    def draw(self, draws: Draws) -> list[Operation]:
+        """Draws partners, one of the places, and what happens there."""
+        permutation, places = draws.permutation(), self.places()
+        # The same on every rank; a single place is no choice, so nothing is drawn.
+        place = places[int(draws.shared.integers(len(places)))] if len(places) > 1 else places[0]
+        return [self.draw_at(place, permutation, draws)]
+
+    def draw_at(self, place: str, permutation: Tensor, draws: Draws) -> Operation:
+        """Draws λ, for images or for features."""
+        return Operation(self, place, (permutation, torch.from_numpy(self.draw_weights(draws)).float()))
+
     def draw_weights(self, draws: Draws) -> Floats:
         """λ by its law: `[1]`, or `[B]` per sample."""
         count, generator = self.draws_by_sample(draws)
@@ -184,16 +195,24 @@ class PairStep(OccasionalStep):
         return (draws.batch_size, draws.own) if self.per_sample else (1, draws.shared)
 
 
+@dataclass(kw_only=True)
+class AtPoints(Step):
+    """A step whose places are a setting of its own: `images`, or layers."""
+
+    points: list[str]
+
+    def check(self, key: str) -> None:
+        """Refuses settings out of their range; see `moex.settings`."""
+        super().check(key)
+        points = self.points
+        is_right = bool(points) and len(points) == len(set(points))
+        require(is_right, f"{key}.points", points, "one or more different points")
+
+    def places(self) -> Sequence[str]:
+        """Its points."""
+        return self.points
+
+
 def mix_labels(labels: Tensor, permutation: Tensor, weight: Tensor) -> Tensor:
     """λY + (1-λ)Y[P] for soft labels Y `[B, K]`, P `[B]` and λ `[1]` or `[B]`."""
     return torch.lerp(labels[permutation], labels, weight.to(labels.dtype).view(-1, 1))
-
-
-def choose_point(points: Sequence[str], draws: Draws) -> str:
-    """One of the points, the same on every rank; a single one is no choice, so nothing is drawn."""
-    return points[int(draws.shared.integers(len(points)))] if len(points) > 1 else points[0]
-
-
-def check_points(points: Sequence[str], key: str) -> None:
-    """Refuses an empty list of points, and one that names a point twice."""
-    require(bool(points) and len(points) == len(set(points)), f"{key}.points", points, "one or more different points")

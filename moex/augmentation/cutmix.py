@@ -33,16 +33,12 @@ class CutMix(PairStep):
         if IMAGES in self.places():
             check_images(shape, key)
 
-    def draw(self, draws: Draws) -> list[Operation]:
-        """Draws partners, λ and boxes."""
-        return [self.draw_at(IMAGES, draws.permutation(), draws)]
-
-    def draw_at(self, point: str, permutation: Tensor, draws: Draws) -> Operation:
+    def draw_at(self, place: str, permutation: Tensor, draws: Draws) -> Operation:
         """Draws λ and boxes, in images or in features."""
-        size = draws.size(point)
+        size = draws.size(place)
         boxes = draw_boxes(self.draw_weights(draws), size, self.draws_by_sample(draws)[1])
         weight = torch.from_numpy(1 - box_shares(boxes, size)).float()
-        return Operation(self, point, (permutation, weight, torch.from_numpy(boxes)))
+        return Operation(self, place, (permutation, weight, torch.from_numpy(boxes)))
 
     def apply(self, images: Tensor, *arguments: Tensor) -> Tensor:
         """Pastes boxes into images, or into features."""

@@ -4,19 +4,18 @@ Source: Ghiasi, Lin and Le, DropBlock: A Regularization Method for Convolutional
 operation.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from moex.augmentation.base import IMAGES, Draws, Operation, Step, check_points
+from moex.augmentation.base import IMAGES, AtPoints, Draws, Operation
 from moex.settings import require
 
 
 @dataclass(kw_only=True)
-class DropBlock(Step):
+class DropBlock(AtPoints):
     """DropBlock after each of the `points`: `rate` grows linearly from 0 to its value over the run.
 
     On features smaller than a block, the block is the largest odd number of pixels that they have.
@@ -29,15 +28,11 @@ class DropBlock(Step):
 
     def check(self, key: str) -> None:
         """Refuses settings out of their range; see `moex.settings`."""
-        check_points(self.points, key)
+        super().check(key)
         require(IMAGES not in self.points, f"{key}.points", self.points, "layers alone")
         require(0 <= self.rate < 1, f"{key}.rate", self.rate, "in [0, 1)")
         is_odd = self.block_size >= 1 and self.block_size % 2 == 1
         require(is_odd, f"{key}.block_size", self.block_size, "an odd number")
-
-    def places(self) -> Sequence[str]:
-        """Its points."""
-        return self.points
 
     def draw(self, draws: Draws) -> list[Operation]:
         """Draws nothing: the rate of this training step; blocks are drawn where features are."""

@@ -4,20 +4,19 @@ Source: Zhou, Yang, Qiao and Xiang, Domain Generalization with MixStyle, ICLR 20
 code's ε, and its unbiased variance.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from moex.augmentation.base import IMAGES, Draws, Operation, PairStep, check_points
+from moex.augmentation.base import IMAGES, AtPoints, Draws, Operation, PairStep
 from moex.normalisation import moments
 from moex.settings import require
 
 
 @dataclass(kw_only=True)
-class MixStyle(PairStep):
+class MixStyle(AtPoints, PairStep):
     """MixStyle after each of the `points`, whose features are `[B, C, ...]`.
 
     λ is drawn from Beta(`alpha`, `alpha`) for each sample, and partners anew at each point. Moments are those of
@@ -35,20 +34,12 @@ class MixStyle(PairStep):
     def check(self, key: str) -> None:
         """Refuses settings out of their range; see `moex.settings`."""
         super().check(key)
-        check_points(self.points, key)
         require(IMAGES not in self.points, f"{key}.points", self.points, "layers alone")
         require(self.eps > 0, f"{key}.eps", self.eps, "more than 0")
 
-    def places(self) -> Sequence[str]:
-        """Its points."""
-        return self.points
-
     def draw(self, draws: Draws) -> list[Operation]:
         """Draws partners and λ for each point."""
-        return [
-            Operation(self, point, (draws.permutation(), torch.from_numpy(self.draw_weights(draws)).float()))
-            for point in self.points
-        ]
+        return [self.draw_at(point, draws.permutation(), draws) for point in self.points]
 
     def apply(self, images: Tensor, *arguments: Tensor) -> Tensor:
         """Mixes the moments of features."""

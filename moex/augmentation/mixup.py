@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moex.augmentation.base import IMAGES, Draws, Operation, PairStep
+from moex.augmentation.base import PairStep
 
 
 @dataclass(kw_only=True)
@@ -18,14 +18,6 @@ class Mixup(PairStep):
 
     name: ClassVar[str] = "mixup"
     alpha: float | None = 1.0
-
-    def draw(self, draws: Draws) -> list[Operation]:
-        """Draws partners and λ."""
-        return [self.draw_at(IMAGES, draws.permutation(), draws)]
-
-    def draw_at(self, point: str, permutation: Tensor, draws: Draws) -> Operation:
-        """Draws λ, for the images or for features."""
-        return Operation(self, point, (permutation, torch.from_numpy(self.draw_weights(draws)).float()))
 
     def apply(self, images: Tensor, *arguments: Tensor) -> Tensor:
         """Mixes images, or features."""

@@ -12,10 +12,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from moex.augmentation.base import Draws, Operation, PairStep
+from moex.augmentation.base import PairStep
 from moex.exchange import STATISTICS, Exchange, FeatureExchange
 from moex.features import FeatureHook
 from moex.normalisation import parse_norm
@@ -88,11 +87,6 @@ class MoEx(PairStep):
     def places(self) -> Sequence[str]:
         """The layer."""
         return [self.layer]
-
-    def draw(self, draws: Draws) -> list[Operation]:
-        """Draws partners and λ."""
-        permutation = draws.permutation()
-        return [Operation(self, self.layer, (permutation, torch.from_numpy(self.draw_weights(draws)).float()))]
 
     def attach(self, model: nn.Module, point: str) -> FeatureHook:
         """The exchange at the layer."""
