@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from moex.command_line import run_main, user_path
+from moex.files import write_text_atomically
 from moex.run.folder import commit
 from moex.run.result import device_name
 
@@ -101,6 +102,10 @@ def main() -> None:
     def tell(section: str) -> None:
         sections.append(section)
         console.print(Markdown(section))
+        if arguments.output is not None:
+            # At once: what is measured stays, whatever ends the next.
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(arguments.output, "\n\n".join(sections) + "\n")
 
     tell(provenance(arguments.rounds))
     for part in arguments.parts or PARTS:
@@ -108,9 +113,6 @@ def main() -> None:
             with console.status(title):
                 section = run(arguments.rounds)
             tell(f"## {title}\n\n{section}")
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("\n\n".join(sections) + "\n")
 
 
 def provenance(rounds: int) -> str:

@@ -66,7 +66,7 @@ def measure(variants: Mapping[str, Variant], rounds: int) -> str:
         rows.append(
             {
                 "": name,
-                "samples/s": f"{speed.median():,.0f} ({speed.min():,.0f} to {speed.max():,.0f})",
+                "samples/s": f"{short(speed.median())} ({short(speed.min())} to {short(speed.max())})",
                 "times the first": f"{ratio.median():.2f} ({ratio.min():.2f} to {ratio.max():.2f})",
                 "added time": f"{added.median():+.1f} % ({added.min():+.1f} to {added.max():+.1f})",
                 "peak memory of a step": memory,
@@ -81,6 +81,11 @@ def measure(variants: Mapping[str, Variant], rounds: int) -> str:
             )
     note = "" if MATMUL not in variants else f"\n\nThe product: {table[MATMUL].median() / 1e9:,.0f} GFLOP/s."
     return markdown(pd.DataFrame(rows)) + note
+
+
+def short(number: float) -> str:
+    """A number in three digits, or in all before the point where there are more."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def product(size: int = 2048) -> Variant:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +216,26 @@ def test_peak_memory_counts_what_lives_at_once(part):
         return second.relu()
 
     assert benchmark.peak_memory(benchmark.Variant(run, 1)) == pytest.approx(80_000_000, rel=0.01)
+
+
+def test_what_is_measured_is_written_before_the_next(tmp_path, part, monkeypatch):
+    def stop(rounds):
+        raise KeyboardInterrupt
+
+    benchmark = runpy.run_path(str(SCRIPT))
+    benchmark["PARTS"].clear()
+    benchmark["PARTS"].update(first={"First": lambda rounds: f"{rounds} rounds"}, second={"Second": stop})
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--rounds=2", f"--output={tmp_path / 'new' / 'table.md'}"])
+    with pytest.raises(KeyboardInterrupt):
+        benchmark["main"]()
+    written = (tmp_path / "new" / "table.md").read_text()
+    assert written.startswith("# Benchmark")
+    assert written.endswith("## First\n\n2 rounds\n")
+
+
+@pytest.mark.parametrize(("number", "text"), [(12_345.6, "12,346"), (99.96, "100"), (3.647, "3.65"), (0.5, "0.5")])
+def test_numbers_have_three_digits_or_more(part, number, text):
+    assert part("measure").short(number) == text
 
 
 @pytest.mark.parametrize(
