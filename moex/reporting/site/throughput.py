@@ -81,9 +81,11 @@ def draw_ratios(benchmark: Benchmark, part: Part) -> Picture | None:
             color=TEXT,
         )
     ends = np.array(list(part.ratios.values()))
-    axes.set(xscale="log", xlim=(0.8 * ends.min(), 1.25 * ends.max()), ylim=(len(part.ratios) - 0.6, -0.8), yticks=[])
-    steps = [value for value in (0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1, 1.25, 1.5, 2, 2.5, 5, 10, 20, 50)]
-    shown = [value for value in steps if 0.8 * ends.min() <= value <= 1.25 * ends.max()]
+    low, high = 0.8 * ends.min(), 1.25 * ends.max()
+    axes.set(xscale="log", xlim=(low, high), ylim=(len(part.ratios) - 0.6, -0.8), yticks=[])
+    # The finer ones would touch each other on a long axis.
+    steps = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, *((0.8, 1.25, 1.5, 2.5) if high < 6 * low else ()))
+    shown = [value for value in steps if low <= value <= high]
     axes.set_xticks(shown, [f"{value:g}" for value in shown], minor=False)
     axes.minorticks_off()
     axes.set_xlabel("times the speed of the first", fontsize=9)
