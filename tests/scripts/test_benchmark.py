@@ -218,10 +218,11 @@ def test_peak_memory_counts_what_lives_at_once(part):
     assert benchmark.peak_memory(benchmark.Variant(run, 1)) == pytest.approx(80_000_000, rel=0.01)
 
 
-def test_what_is_measured_is_written_before_the_next(tmp_path, part, monkeypatch):
+def test_what_is_measured_is_written_before_the_next(tmp_path, monkeypatch):
     def stop(rounds):
         raise KeyboardInterrupt
 
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     benchmark = runpy.run_path(str(SCRIPT))
     benchmark["PARTS"].clear()
     benchmark["PARTS"].update(first={"First": lambda rounds: f"{rounds} rounds"}, second={"Second": stop})

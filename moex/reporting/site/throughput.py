@@ -81,11 +81,11 @@ def draw_ratios(benchmark: Benchmark, part: Part) -> Picture | None:
             color=TEXT,
         )
     ends = np.array(list(part.ratios.values()))
-    low, high = 0.8 * ends.min(), 1.25 * ends.max()
-    axes.set(xscale="log", xlim=(low, high), ylim=(len(part.ratios) - 0.6, -0.8), yticks=[])
+    left, right = 0.8 * ends.min(), 1.25 * ends.max()
+    axes.set(xscale="log", xlim=(left, right), ylim=(len(part.ratios) - 0.6, -0.8), yticks=[])
     # The finer ones would touch each other on a long axis.
-    steps = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, *((0.8, 1.25, 1.5, 2.5) if high < 6 * low else ()))
-    shown = [value for value in steps if low <= value <= high]
+    steps = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, *((0.8, 1.25, 1.5, 2.5) if right < 6 * left else ()))
+    shown = [value for value in steps if left <= value <= right]
     axes.set_xticks(shown, [f"{value:g}" for value in shown], minor=False)
     axes.minorticks_off()
     axes.set_xlabel("times the speed of the first", fontsize=9)
