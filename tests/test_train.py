@@ -81,17 +81,18 @@ STEPS = (
 
 
 def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path, here, read_tensorboard):
-    """Killed twice, stopped twice, and once with a damaged checkpoint."""
+    """Killed three times, stopped twice, and once with a damaged checkpoint."""
     code, printed = here(*STEPS, "output_root=unbroken")
     assert code == 0, printed
     root = tmp_path / "broken"
     command = (*STEPS, "output_root=broken", "logger=tensorboard", "logger.every_steps=5")
 
-    process = start(*command, cwd=tmp_path)  # The worker is killed: the command says so.
-    wait_for_save(process, root, saves=5).kill()
-    code, printed = end(process)
-    assert code == 128 + signal.SIGKILL
-    assert "the worker was ended by SIGKILL; the same command continues" in printed
+    for saves in (2, 5):  # The worker is killed: the command says so.
+        process = start(*command, cwd=tmp_path)
+        wait_for_save(process, root, saves=saves).kill()
+        code, printed = end(process)
+        assert code == 128 + signal.SIGKILL
+        assert "the worker was ended by SIGKILL; the same command continues" in printed
 
     process = start(*command, cwd=tmp_path)  # The command is killed: the worker goes too.
     worker = wait_for_save(process, root, saves=3)
