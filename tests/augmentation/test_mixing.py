@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from plans import CLASSES, generators
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +17,6 @@ from moex import models
 from moex.augmentation import Mixing
 from moex.exchange import exchange_moments
 
-CLASSES = 7
 DRAWS = 4000
 
 
@@ -29,10 +29,6 @@ def batch(batch_size=6, *, size=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch_size, 3, size, size, generator=generator, dtype=torch.float64)
     return images, torch.randint(CLASSES, (batch_size,), generator=generator)
-
-
-def generators(seed=0):
-    return {"shared": np.random.default_rng(seed), "own": np.random.default_rng(seed + 1000)}
 
 
 def names_of(plan):
