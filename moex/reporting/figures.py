@@ -17,11 +17,13 @@ from matplotlib.ticker import MaxNLocator
 from moex import metrics
 from moex.predictions import Array
 from moex.reporting.predictions import PREDICTIONS, read_predictions
-from moex.reporting.style import BLUE as BLUE
 from moex.reporting.style import (
+    BLUE,
     COLOURS,
     GREEN,
+    GREY,
     LINE_STYLES,
+    ORANGE,
     headline,
     mark_epochs,
     new_figure,
@@ -30,8 +32,6 @@ from moex.reporting.style import (
     spread_low_values,
     start_at_zero,
 )
-from moex.reporting.style import GREY as GREY
-from moex.reporting.style import ORANGE as ORANGE
 
 # Up to this many epochs, each is shown as a dot.
 FEW_EPOCHS = 12

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from moex.reporting.figures import GREY
+from moex.reporting.style import GREY
 
 # Of decibels relative to the loudest.
 LOWEST = -80.0

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from moex.reporting.figures import BLUE, GREY, ORANGE, confusion_matrix
+from moex.reporting.figures import confusion_matrix
 from moex.reporting.manifests import Table
 from moex.reporting.predictions import RATES
 from moex.reporting.reproduction import BEST, STD, TITLES, Results, headline
@@ -26,6 +26,7 @@ from moex.reporting.site.pictures import (
     plain,
     spread,
 )
+from moex.reporting.style import BLUE, GREY, ORANGE
 
 # What figures need of the predictions of runs, by their folders; None where nothing is known of them.
 Kept = Mapping[Path, Mapping[str, Any] | None]

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from moex.reporting.figures import BLUE, GREY, ORANGE
+from moex.reporting.style import BLUE, GREY, ORANGE
 
 # Inches, at 72 points each: at this width, letters of 9 points are 10 pixels high on a screen of 390.
 WIDTH = 4.8

@@ -9,8 +9,8 @@ import numpy as np
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from moex.reporting.figures import BLUE, GREY
 from moex.reporting.site.pictures import TEXT, Picture, file_name, new_figure, plain
+from moex.reporting.style import BLUE, GREY
 
 RATIO = "times the first"
 TABLE_LINE = re.compile(r"^\|.*$", re.MULTILINE)
