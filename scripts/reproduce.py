@@ -103,7 +103,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     for kind, runs in read_results(results).items():
         console.print(f"{table.title}{f', reduced: {kind}' if kind else ''}", highlight=False)
-        print_table(as_text(table, tabulate_cells(table, runs)), console, left=("method", "on"))
+        print_table(as_text(table, tabulate_cells(table, runs)), console, left=("method", "on", "baseline"))
     print(*paths, sep="\n")
     return code
 

@@ -56,9 +56,9 @@ def tabulate_cells(table: Table, results: Results) -> pd.DataFrame:
 
     Its columns are `method` and `column`; `n`, the number of seeds; for each metric of the table `paper`, what is
     reported, its mark, and mean and standard deviation after the last and the best epoch; `gap`, ours less the
-    paper's, of best epochs, as published errors are; then the paired difference to the baseline in the first metric,
-    over common seeds, with its intervals by Student's t and by the bootstrap, its p-value, and that corrected by Holm
-    for all differences of the table.
+    paper's, of best epochs, as published errors are; `baseline`, the row that it is compared with, and the paired
+    difference to that in the first metric, over common seeds, with its intervals by Student's t and by the bootstrap,
+    its p-value, and that corrected by Holm for all differences of the table.
     """
     metric, which = table.metrics[0], headline(table, results)
     rows: list[dict[str, Any]] = []
@@ -70,6 +70,7 @@ def tabulate_cells(table: Table, results: Results) -> pd.DataFrame:
             values |= _figures(runs, table, cell, name)
         rows.append(values)
         baseline = results.get((row.against, column), ()) if row.against else ()
+        values["baseline"] = row.against or ""
         differences.append(
             compare(
                 *({run.seed: value for run, value in _values(one, table, metric, which)} for one in (runs, baseline))
@@ -99,6 +100,8 @@ def as_text(table: Table, cells: pd.DataFrame) -> pd.DataFrame:
     if cells["gap"].notna().any():
         shown["gap of best, points"] = [_signed(value) for value in cells["gap"]]
     if cells["difference"].notna().any():
+        compared = zip(cells["baseline"], cells["difference"], strict=True)
+        shown["baseline"] = [ABSENT if math.isnan(difference) else name for name, difference in compared]
         shown[f"difference in {metric.replace('_', ' ')}, points [95 %, t]"] = [
             _with_interval(row, "difference", "t") for _, row in cells.iterrows()
         ]

@@ -76,9 +76,10 @@ def test_what_is_read(table, results):
     assert text.loc["MoEx", "paper error, %"] == "25.40"
     assert text.loc["CutMix", "paper error, %"] == "–"
     assert text.loc["CutMix", "last error, %"] == "24.90"
-    assert text.loc["nobody"].tolist() == ["–", "–", "–", "–", "–", "0", "–", "–", "–"]
+    assert text.loc["nobody"].tolist() == ["–", "–", "–", "–", "–", "0", "–", "–", "–", "–"]
     assert text.loc["plain", "difference in error, points [95 %, t]"] == "–"
     assert text.loc["CutMix", "difference in error, points [95 %, t]"] == "-1.30"
+    assert text["baseline"].tolist() == ["–", "plain", "plain", "–"]
     assert text.loc["plain", "gap of best, points"] == "-1.13"
 
 

@@ -104,6 +104,7 @@ def tabulate_answers(answers: Sequence[Answer]) -> pd.DataFrame:
             {
                 "where": answer.place,
                 "with MoEx": answer.method,
+                "baseline": answer.baseline,
                 "baseline error, %": f"{answer.theirs:.2f}",
                 "error, %": f"{answer.ours:.2f}",
                 "difference, points [95 %]": f"{answer.difference:+.2f}{interval}",

@@ -29,7 +29,7 @@ from moex.reporting.tables import markdown
 HEADINGS = {TABLES: "Tables of the paper, and of our own", STUDIES: "Studies", RECORDS: "Records", RUNS: "Other runs"}
 # Columns of words; all others hold numbers.
 WORDS = {"method", "on", "where", "with MoEx", "error is", "reported", "command", "precision", "hardware", "torch"}
-WORDS |= {"commit", "run"}
+WORDS |= {"baseline", "commit", "run"}
 
 
 @dataclass(frozen=True)
