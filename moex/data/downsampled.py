@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from moex.data.dataset import Samples, SmallImages
-from moex.data.images.labelled import first
+from moex.data.naming import first
 
 TRAIN_FILES = tuple(f"train_data_batch_{number}" for number in range(1, 11))
 TEST_FILES = ("val_data",)

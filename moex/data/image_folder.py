@@ -9,8 +9,9 @@ import numpy as np
 
 from moex.data.dataset import TEST, TRAIN, VALIDATION, Samples, split_by_class
 from moex.data.images.dataset import EncodedImageSet
-from moex.data.images.folder import FolderFiles, class_folders, read_folder
-from moex.data.images.labelled import LabelledFiles, first
+from moex.data.images.folder import FolderFiles, read_folder
+from moex.data.images.labelled import LabelledFiles
+from moex.data.naming import class_folders, first
 from moex.settings import require
 
 # What may lie beside `train`.

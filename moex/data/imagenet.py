@@ -7,10 +7,11 @@ from typing import Any
 from moex.data.dataset import TEST, TRAIN, Samples
 from moex.data.images.archive import check_complete, read_archives
 from moex.data.images.dataset import EncodedImageSet
-from moex.data.images.folder import class_folders, read_folder
+from moex.data.images.folder import read_folder
 from moex.data.images.huggingface import is_saved_dataset, open_dataset, read_huggingface
-from moex.data.images.labelled import LabelledFiles, find_shards, first
+from moex.data.images.labelled import LabelledFiles, find_shards
 from moex.data.images.synsets import choose_synsets, describe_synsets, refuse_others, synsets
+from moex.data.naming import class_folders, first
 from moex.settings import require
 
 FORMATS = ("auto", "folder", "shards", "huggingface")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moex.data.dataset import Samples
-from moex.data.images.labelled import first
 from moex.data.images.test_set import EncodedTestSet
+from moex.data.naming import first
 from moex.metrics import Scores, mean_corruption_error
 
 # The corruptions, and AlexNet's error on each.

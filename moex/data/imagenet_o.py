@@ -11,9 +11,9 @@ import torch
 
 from moex.data.dataset import TEST, Samples
 from moex.data.imagenet import ImageNet
-from moex.data.images.labelled import first
 from moex.data.images.synsets import refuse_others
 from moex.data.images.test_set import SubsetTestSet, folders_in
+from moex.data.naming import first
 from moex.metrics import Scores, aupr_out_of_distribution
 
 

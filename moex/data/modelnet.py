@@ -33,9 +33,8 @@ from moex.data.clouds.publication import (
 from moex.data.clouds.scale import CUBE, SCALES, SPHERE, normalise
 from moex.data.clouds.source import ResidentClouds
 from moex.data.dataset import TEST, TRAIN, DataSet, Samples
-from moex.data.images.folder import class_folders
-from moex.data.images.labelled import ending, first
 from moex.data.listing import Arrays, Watch, remember
+from moex.data.naming import class_folders, ending, first
 from moex.data.source import Source
 from moex.settings import require
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moex.data.images.labelled import first
+from moex.data.naming import first
 
 Clouds = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 

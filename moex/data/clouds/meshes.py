@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moex.data.clouds.scale import normalise
-from moex.data.images.labelled import first
+from moex.data.naming import first
 from moex.randomness import Purpose, generator
 
 Floats = npt.NDArray[np.float64]

@@ -17,15 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moex.data.images.encoded import EncodedFiles
-from moex.data.images.labelled import (
-    ENDINGS,
-    LabelledFiles,
-    check_named_classes,
-    ending,
-    first,
-    rank_in_class,
-)
+from moex.data.images.labelled import ENDINGS, LabelledFiles, check_named_classes, rank_in_class
 from moex.data.listing import Arrays, Names, Watch, remember
+from moex.data.naming import ending, first
 
 # Archives that a process keeps open.
 OPEN = 64

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moex.data.images.encoded import EncodedFiles
-from moex.data.images.labelled import ENDINGS, LabelledFiles, ending, first, leads_out, rank_in_class, refuse_links
+from moex.data.images.labelled import ENDINGS, LabelledFiles, leads_out, rank_in_class, refuse_links
 from moex.data.listing import Arrays, Names, Watch, remember
+from moex.data.naming import class_folders, ending, first
 
 
 class FolderFiles(EncodedFiles):
@@ -50,21 +51,6 @@ class FolderFiles(EncodedFiles):
         names = Names.of(self._classes)
         parts = (names.content, names.ends, self._labels, self._names.content, self._names.ends, np.array(sizes))
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).digest()
-
-
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in a folder, sorted, hidden ones left out; none where there is no such folder.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return tuple(sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."))
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
 
 
 def read_folder(folder: Path, *, root: Path, listings: Path) -> LabelledFiles:

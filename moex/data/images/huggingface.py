@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moex.data.images.encoded import EncodedFiles
-from moex.data.images.labelled import LabelledFiles, check_named_classes, find_shards, first, rank_in_class
+from moex.data.images.labelled import LabelledFiles, check_named_classes, find_shards, rank_in_class
 from moex.data.listing import Arrays, Names, Watch, remember
+from moex.data.naming import first
 
 
 class HuggingFaceFiles(EncodedFiles):

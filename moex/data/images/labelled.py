@@ -11,12 +11,10 @@ import torch
 
 from moex.data.dataset import Samples
 from moex.data.images.encoded import EncodedFiles, EncodedImages
+from moex.data.naming import first, without_ending
 
-# Of those that are at fault, so many are named.
-NAMED = 5
 # Of files that are images.
 ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-_ENDING = re.compile(r"\.[^./]*$")
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,12 @@ class LabelledFiles:
         return Samples(EncodedImages(self.files, indices), torch.from_numpy(labels[indices]))
 
 
-def first(offenders: Sequence[str]) -> str:
-    """The first of those that are at fault, for an error that says their number itself."""
-    return ", ".join(offenders[:NAMED]) + (", ..." if len(offenders) > NAMED else "")
-
-
 def rank_in_class(path: str, label: str) -> tuple[str, str]:
     """What the images of a class are ordered by: their names without the ending, which layouts change.
 
     Hugging Face's ImageNet appends the class to the names of files, `n01440764_18_n01440764.JPEG`: that is left out.
     """
-    return _ENDING.sub("", path).removesuffix(f"_{label}"), path
+    return without_ending(path).removesuffix(f"_{label}"), path
 
 
 def check_named_classes(labels: Mapping[str, str], *, known: Sequence[str], where: str) -> None:
@@ -78,17 +71,11 @@ def check_named_classes(labels: Mapping[str, str], *, known: Sequence[str], wher
     """
     classes, wrong = set(known), []
     for name, label in labels.items():
-        told = classes.intersection(_ENDING.sub("", name.rpartition("/")[2]).split("_"))
+        told = classes.intersection(without_ending(name.rpartition("/")[2]).split("_"))
         if told and label not in told:
             wrong.append(f"{name} is labelled {label}")
     if wrong:
         raise ValueError(f"{where}: {len(wrong)} images have another label than their names tell: {first(wrong)}")
-
-
-def ending(path: str) -> str:
-    """The ending of a file's name in lower case, such as `.jpg`; nothing where there is none."""
-    found = _ENDING.search(path)
-    return found[0].lower() if found else ""
 
 
 def find_shards(root: Path, kind: str, *splits: str) -> list[Path]:

@@ -17,14 +17,13 @@ from moex.data.images.normalise import Normaliser
 from moex.data.images.parts import Answer, Part, Work, create_slots
 from moex.data.images.resize import Boxes, resize, to_device
 from moex.data.images.workers import count_workers, work_ahead
+from moex.data.naming import first
 from moex.data.source import Batches, Request, Source, SourceError
 
 # Images that a worker takes at once: more save it nothing, and fewer would keep the main process busy.
 PART = 32
 # How far workers are ahead, at least: batches, and parts that wait for each of them.
 BATCHES_AHEAD, PARTS_AHEAD = 2, 2
-# Unreadable files that an error names.
-NAMED = 5
 
 
 class StreamedImages(Source):
@@ -204,5 +203,4 @@ def _count_parts(samples: int) -> int:
 
 def _name_first(unreadable: Mapping[int, str]) -> str:
     """The first of them, with what is wrong."""
-    named = [unreadable[sample] for sample in sorted(unreadable)[:NAMED]]
-    return ", ".join([*named, "..."] if len(unreadable) > NAMED else named)
+    return first([unreadable[sample] for sample in sorted(unreadable)])

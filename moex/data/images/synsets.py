@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from moex.data.images.labelled import first
+from moex.data.naming import first
 
 SUBSETS = ("imagenet_a", "imagenet_r")
 

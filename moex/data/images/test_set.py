@@ -9,9 +9,9 @@ import torch
 
 from moex.data.dataset import TEST, Samples
 from moex.data.images.dataset import EncodedImageSet
-from moex.data.images.folder import class_folders, read_folder
-from moex.data.images.labelled import first
+from moex.data.images.folder import read_folder
 from moex.data.images.synsets import synsets
+from moex.data.naming import class_folders, first
 from moex.settings import require
 
 

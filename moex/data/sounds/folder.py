@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moex.data.dataset import TEST, TRAIN, VALIDATION
-from moex.data.images.folder import class_folders
-from moex.data.images.labelled import ending, first
+from moex.data.naming import class_folders, ending, first
 
 NOISE = "_background_noise_"
 LISTS = {VALIDATION: "validation_list.txt", TEST: "testing_list.txt"}

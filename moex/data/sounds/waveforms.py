@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moex.data.images.labelled import first
+from moex.data.naming import first
 from moex.data.sounds.spectrogram import RATE
 
 Waveform = npt.NDArray[np.int16]
