@@ -18,7 +18,14 @@ from moex.config.composition import offer_schemas
 from moex.launch.manifests import offer_manifests
 
 # Files that take minutes, since they start many processes.
-LONGEST = ("test_sweep.py", "test_devices.py", "test_train.py", "test_streamed_runs.py", "test_experiments.py")
+LONGEST = (
+    "test_sweep.py",
+    "test_devices.py",
+    "test_train.py",
+    "test_streamed_runs.py",
+    "test_experiments.py",
+    "test_wrong_input.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -10,7 +10,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from moex.config.composition import offer
-from moex.reporting.manifests import paper_numbers, read_study, read_table, table_files
+from moex.reporting.manifests import Table, paper_numbers, read_study, read_table, table_files
 
 STUDY, PAPER = "study", "paper"
 
@@ -86,8 +86,14 @@ def reported(folder: Path, experiment: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: one of those that name it is not a manifest.
     """
-    tables = {path.stem: read_table(path) for path in table_files(folder) if experiment in path.read_text()}
+    tables = {path.stem: _table(path) for path in table_files(folder) if experiment in path.read_text()}
     return paper_numbers(tables).get(experiment, [])
+
+
+@cache
+def _table(path: Path) -> Table:
+    """Read once, since the jobs of a sweep are often of one table."""
+    return read_table(path)
 
 
 def _parts(config_path: str) -> tuple[str, str]:
