@@ -52,7 +52,7 @@ A Processor; commit 0123. Medians of 3 rounds.
 """
 
 
-def write_run(folder, seed, error, *, steps=(), confusion=False):
+def write_run(folder, seed, error, *, steps=(), settings=(), confusion=False):
     """A finished run of 200 samples and 3 classes with about this error."""
     generator = np.random.default_rng([seed, round(1000 * error)])
     labels = generator.integers(0, 3, 200)
@@ -63,7 +63,7 @@ def write_run(folder, seed, error, *, steps=(), confusion=False):
         figures,
         seed=seed,
         name="+".join(steps) or "none",
-        recipe={"augmentation.steps": list(steps)} if steps else {},
+        recipe=({"augmentation.steps": list(steps)} if steps else {}) | dict(settings),
         epochs=3,
         config={"augmentation": {"steps": list(steps)}, "dataset": {"name": "digits"}},
     )
@@ -303,6 +303,31 @@ def test_runs_from_anywhere_get_a_page(results, tmp_path):
     (tmp_path / "results").mkdir()
     with pytest.raises(ValueError, match=r"results holds no finished run: scripts/reproduce.py digits makes some"):
         find(tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("present", "baseline"),
+    [
+        (["cutmix"], "cutmix"),
+        (["cutmix", "cutmix with other settings"], "cutmix (digits-cutmix-100)"),
+        (["cutmix with other settings"], "none"),
+        ([], "none"),
+    ],
+    ids=str,
+)
+def test_runs_with_moex_are_compared_with_the_same_without(tmp_path, present, baseline):
+    stacked = {"augmentation.moex.weight": 0.5, "augmentation.shared_permutation": True}
+    write_run(tmp_path, 0, 0.3)
+    write_run(tmp_path, 0, 0.2, steps=["cutmix", "moex"], settings=stacked)
+    if "cutmix" in present:
+        write_run(tmp_path, 0, 0.1, steps=["cutmix"])
+    if "cutmix with other settings" in present:
+        write_run(tmp_path, 0, 0.15, steps=["cutmix"], settings={"augmentation.cutmix.alpha": 0.2})
+    (exhibit,) = find_exhibits(tmp_path / "results", {}, {}, [tmp_path])
+    against = {row.name: row.against for row in exhibit.table.rows}
+    assert against.pop("none") is None
+    assert against.pop("cutmix+moex") == baseline
+    assert set(against.values()) <= {"none"}
 
 
 def test_a_benchmark_is_read(results):

@@ -134,23 +134,20 @@ def _of_manifest(name: str, table: Table, studies: Mapping[str, Study], folder: 
 
 
 def _of_runs(kind: str, name: str, title: str, runs: Iterable[Run], command: str) -> Exhibit:
-    """A row for each recipe; the baseline of one that mixes is the one that does not, and is else the same."""
+    """A row for each recipe; the baseline of one with MoEx is the same without it, or else without augmentation."""
     groups = group_runs(runs)
     names = [names_of(group) for group in groups]
     labels = [
         name if names.count(name) == 1 else f"{name} ({group[0].folder.parent.name})"
         for name, group in zip(names, groups, strict=True)
     ]
-    plain = {
-        _without_augmentation(group[0]): label
-        for label, group in zip(labels, groups, strict=True)
-        if not steps_of(group[0])
-    }
+    label_of = {_recipe(group[0]): label for label, group in zip(labels, groups, strict=True)}
     several = len({_dataset_of(group[0]) for group in groups}) > 1
     rows, results = [], {}
     for label, group in sorted(zip(labels, groups, strict=True), key=lambda pair: bool(steps_of(pair[1][0]))):
-        column = _dataset_of(group[0]) if several else name
-        against = plain.get(_without_augmentation(group[0])) if steps_of(group[0]) else None
+        column, steps = _dataset_of(group[0]) if several else name, steps_of(group[0])
+        baselines = [_recipe(group[0], without=some) for some in (["moex"], steps) if some and {*some} <= {*steps}]
+        against = next((label_of[recipe] for recipe in baselines if recipe in label_of), None)
         rows.append(Row(label, against, {column: Cell(experiment=None)}))
         results[label, column] = group
     columns = list(dict.fromkeys(column for _, column in results))
@@ -162,6 +159,12 @@ def _dataset_of(run: Run) -> str:
     return str(run.result.get("config", {}).get("dataset", {}).get("name", ""))
 
 
-def _without_augmentation(run: Run) -> tuple[tuple[str, str], ...]:
-    recipe = run.result["recipe"].items()
-    return tuple(sorted((key, str(value)) for key, value in recipe if not key.startswith("augmentation")))
+def _recipe(run: Run, *, without: Sequence[str] = ()) -> frozenset[tuple[str, str]]:
+    """A run's recipe less some steps of the mixing list and what only they need."""
+    recipe = dict(run.result["recipe"])
+    for key in ("augmentation.steps", "augmentation.one_of"):
+        recipe[key] = [step for step in recipe.get(key, []) if step not in without]
+    if len(recipe["augmentation.steps"] + recipe["augmentation.one_of"]) < 2:
+        recipe.pop("augmentation.shared_permutation", None)
+    settings = tuple(f"augmentation.{step}." for step in without)
+    return frozenset((key, str(value)) for key, value in recipe.items() if not key.startswith(settings))
