@@ -35,7 +35,7 @@ from benchmarks.steps import PYRAMIDNET56, RESNET20, WRN28_10, exchange_variants
 from rich.console import Console
 from rich.markdown import Markdown
 
-from moex.command_line import run_main, user_path
+from moex.command_line import run_main, suggest, user_path
 from moex.files import write_text_atomically
 from moex.run.folder import commit
 from moex.run.result import device_name
@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.parts) - set(PARTS))
     if unknown:
-        parser.error(f"there is no part {unknown[0]!r}: choose from {', '.join(PARTS)}")
+        parser.error(f"there is no part {unknown[0]!r}: {suggest(unknown[0], [*PARTS])}")
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}: it must be 1 or more")
 

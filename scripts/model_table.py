@@ -26,7 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from moex import models
-from moex.command_line import run_main
+from moex.command_line import run_main, suggest
 from moex.features import record_features
 from moex.points import RECOMMENDED
 
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(known))
     if unknown:
-        parser.error(f"there is no network {unknown[0]!r}: choose from {', '.join(known)}")
+        parser.error(f"there is no network {unknown[0]!r}: {suggest(unknown[0], [*known])}")
     if arguments.classes < 1:
         parser.error(f"--classes is {arguments.classes}: it must be 1 or more")
     table = Table(box=MARKDOWN)

@@ -14,7 +14,7 @@ import checkout  # noqa: F401
 from hydra.errors import HydraException
 from rich.console import Console
 
-from moex.command_line import run_main, user_path
+from moex.command_line import run_main, suggest, user_path
 from moex.config import unknown_key
 from moex.config.composition import explain, offer_schemas
 from moex.files import SaveError, saving, write_text_atomically
@@ -132,7 +132,7 @@ def find_table(name: str) -> Table:
     """
     tables = read_tables(MANIFESTS, experiments={path.stem for path in (CONFIGS / "experiment").glob("*.yaml")})
     if name not in tables:
-        raise ValueError(f"there is no table {name!r}: it must be one of {', '.join(tables)}")
+        raise ValueError(f"there is no table {name!r}: {suggest(name, [*tables])}")
     return tables[name]
 
 
@@ -144,7 +144,7 @@ def choose(option: str, wanted: list[str] | None, possible: list[str]) -> list[s
     """
     for name in wanted or []:
         if name not in possible:
-            raise ValueError(f"{option}: there is no {name!r}: it must be of {', '.join(possible)}")
+            raise ValueError(f"{option}: there is no {name!r}: {suggest(name, possible)}")
     return wanted or possible
 
 

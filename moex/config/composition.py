@@ -1,7 +1,6 @@
 """What Hydra composes configurations from besides the files in configs/, and what was wrong where it could not."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +14,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from moex.command_line import suggest
 from moex.config import defaults
 from moex.config.evaluation import EvaluationConfig
 
@@ -113,12 +113,8 @@ def explain(error: Exception, unknown_key: Callable[[str], str]) -> str:
     pattern = r"Could not find '([\w/]+)/([^/']+)'\s+Available options in '[\w/]+':(.*?)(?:Config search path|$)"
     if absent := re.search(pattern, str(error), re.DOTALL):
         group, name, choices = absent[1], absent[2], absent[3].split()
-        nearest = difflib.get_close_matches(name, choices, n=3, cutoff=0.4)
-        if not nearest and len(choices) > MOST_TOLD:
-            return f"there is no {group} {name!r}: --help lists the {len(choices)} that there are"
-        return f"there is no {group} {name!r}: " + (
-            f"the nearest are {', '.join(nearest)}" if nearest else f"it must be one of {', '.join(choices)}"
-        )
+        many = f"--help lists the {len(choices)} that there are" if len(choices) > MOST_TOLD else None
+        return f"there is no {group} {name!r}: {suggest(name, choices, otherwise=many)}"
     lines = [line.strip() for line in str(error).splitlines()]
     inside = ("full_key:", "object_type=", "Config search path", "provider=", "See https:")
     return " ".join(line for line in lines if line and not line.startswith(inside))

@@ -242,7 +242,7 @@ def test_numbers_have_three_digits_or_more(part, number, text):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speed"], "there is no part 'speed': choose from exchange, share, precision, wide"),
+        (["speed"], "there is no part 'speed': the nearest are share"),
         (["--rounds=0"], "1 or more"),
     ],
 )

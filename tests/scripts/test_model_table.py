@@ -90,7 +90,10 @@ def test_the_table_is_markdown_whatever_the_width_of_the_terminal():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["resnet21"], "there is no network 'resnet21': choose from densenet_bc_100"), (["--classes=0"], "1 or more")],
+    [
+        (["resnet21"], "there is no network 'resnet21': the nearest are resnet32, resnet20"),
+        (["--classes=0"], "1 or more"),
+    ],
 )
 def test_mistakes(script, capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:

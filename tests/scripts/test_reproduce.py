@@ -100,9 +100,9 @@ def test_the_rest_is_trained_one_seed_of_every_cell_after_the_other(reproduce, t
 
 
 MISTAKES = {
-    ("cifra",): "there is no table 'cifra': it must be one of cifar, ",
-    ("digits", "--rows", "Mix"): "--rows: there is no 'Mix': it must be of no augmentation, Cutout, Mixup",
-    ("digits", "--columns", "x"): "--columns: there is no 'x': it must be of all images, 200 images",
+    ("cifra",): "there is no table 'cifra': the nearest are cifar, ",
+    ("digits", "--rows", "Mix"): "--rows: there is no 'Mix': the nearest are Mixup, CutMix, MoEx",
+    ("digits", "--columns", "x"): "--columns: there is no 'x': it must be one of all images, 200 images",
     ("digits", "--budget", "2"): "--budget is 2: it must be more than 0 and at most 1",
     ("digits", "--samples", "0"): "--samples is 0: it must be 1 or more",
     ("digits", "--jobs", "2"): "--jobs is 2: it belongs to --launcher joblib",
