@@ -29,8 +29,8 @@ from moex.reporting.style import (
     new_figure,
     plain,
     save_figure,
-    spread_low_values,
     start_at_zero,
+    tell_last_epochs_apart,
 )
 
 # Up to this many epochs, each is shown as a dot.
@@ -75,7 +75,7 @@ def learning_curves(history: pd.DataFrame, *, name: str | None = None) -> Figure
     for axes, title in zip((error, loss, rate, speed), titles, strict=True):
         plain(axes)
         start_at_zero(axes)
-        scale = ", log scale" if axes in (error, loss) and spread_low_values(axes) else ""
+        scale = ", log scale" if axes in (error, loss) and tell_last_epochs_apart(axes) else ""
         axes.set_title(title + scale, loc="left", fontsize=10, color=GREY)
     for axes in (rate, speed):
         axes.set_xlabel("epoch")
@@ -239,7 +239,7 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
         figure.legend(frameon=False, loc="outside lower left", fontsize=9, ncols=columns)
     plain(axes)
     start_at_zero(axes)
-    axes.set_ylabel("test error, %" + (", log scale" if spread_low_values(axes) else ""))
+    axes.set_ylabel("test error, %" + (", log scale" if tell_last_epochs_apart(axes) else ""))
     mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
     message = _outcome({name: table.iloc[-1] for name, table in tables.items()})
     band = " in a band from lowest to highest" if len(tables) <= FEW_RECIPES else ""

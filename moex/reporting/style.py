@@ -33,17 +33,22 @@ def start_at_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.1 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
 
 
-def spread_low_values(axes: Axes) -> bool:
-    """Where a curve ends far below its beginning, a logarithmic axis, on which its last epochs are told apart.
+def tell_last_epochs_apart(axes: Axes) -> bool:
+    """Makes the axis of falling curves a logarithmic one where they end far below their beginning.
 
-    It is linear from its lowest value down to zero, which is a possible error.
+    It is linear from the lowest value down to zero, which is a possible error. Where they do not even halve, it shows
+    their range alone.
 
     Returns:
-        Whether it is.
+        Whether it is logarithmic.
     """
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
     positive = values[values > 0]
     if positive.size == 0 or positive.max() < FAR_APART * positive.min():
+        low, high = np.nanmin(values), np.nanmax(values)
+        falls = max(np.size(line.get_xdata()) for line in axes.lines) > 1
+        if falls and high > low > high / 2:
+            axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
         return False
     axes.set_yscale("symlog", linthresh=positive.min(), linscale=0.4)
     axes.set_ylim(0, 1.3 * values.max())

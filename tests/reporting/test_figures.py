@@ -93,6 +93,15 @@ def test_the_last_epochs_are_told_apart() -> None:
         assert {"0", "1", "2", "5", "10", "50"} <= labels
 
 
+def test_curves_that_end_high_fill_the_axis() -> None:
+    table = history(3)
+    table["test_error"], table["train_error"] = [0.98, 0.75, 0.7], [0.97, 0.8, 0.75]
+    for figure in (figures.learning_curves(table), figures.compare_learning_curves({"MoEx": table})):
+        bottom, top = figure.axes[0].get_ylim()
+        assert 65 < bottom < 70
+        assert 98 < top < 103
+
+
 def test_each_figure_of_a_run_bears_its_name() -> None:
     logits, labels = predictions(60)
     name = "digits_moex, seed 0"
