@@ -43,11 +43,14 @@ def tell_last_epochs_apart(axes: Axes) -> bool:
         Whether it is logarithmic.
     """
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    values = values[np.isfinite(values)]
     positive = values[values > 0]
-    if positive.size == 0 or positive.max() < FAR_APART * positive.min():
-        low, high = np.nanmin(values), np.nanmax(values)
-        falls = max(np.size(line.get_xdata()) for line in axes.lines) > 1
-        if falls and high > low > high / 2:
+    if positive.size == 0:
+        return False
+    if positive.max() < FAR_APART * positive.min():
+        low, high = values.min(), values.max()
+        several_epochs = any(np.size(line.get_xdata()) > 1 for line in axes.lines)
+        if several_epochs and high > low > high / 2:
             axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
         return False
     axes.set_yscale("symlog", linthresh=positive.min(), linscale=0.4)
