@@ -164,7 +164,8 @@ def _recipe(run: Run, *, without: Sequence[str] = ()) -> frozenset[tuple[str, st
     recipe = dict(run.result["recipe"])
     for key in ("augmentation.steps", "augmentation.one_of"):
         recipe[key] = [step for step in recipe.get(key, []) if step not in without]
-    if len(recipe["augmentation.steps"] + recipe["augmentation.one_of"]) < 2:
-        recipe.pop("augmentation.shared_permutation", None)
-    settings = tuple(f"augmentation.{step}." for step in without)
-    return frozenset((key, str(value)) for key, value in recipe.items() if not key.startswith(settings))
+    left = len(recipe["augmentation.steps"] + recipe["augmentation.one_of"])
+    dropped = [f"augmentation.{step}." for step in without] if left else ["augmentation."]
+    if left == 1:
+        dropped.append("augmentation.shared_permutation")
+    return frozenset((key, str(value)) for key, value in recipe.items() if not key.startswith(tuple(dropped)))
