@@ -80,7 +80,7 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
     },
     "sounds": {"Recordings, augmented, as spectrograms, batches of 96": timed(recording_variants)},
     "points": {"A training step of PointNet++: 32 clouds of 1,024 points": timed(cloud_variants)},
-    "start": {"From Enter on: commands beside `import torch`": measure_starts},
+    "start": {"From Enter on: commands beside import torch": measure_starts},
 }
 
 
