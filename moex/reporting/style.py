@@ -33,32 +33,31 @@ def start_at_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.1 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
 
 
-def tell_last_epochs_apart(axes: Axes) -> bool:
-    """Makes the axis of falling curves a logarithmic one where they end far below their beginning.
+def tell_last_epochs_apart(*panels: Axes) -> bool:
+    """Makes the common axis of falling curves a logarithmic one where they end far below their beginning.
 
     It is linear from the lowest value down to zero, which is a possible error. Where they do not even halve, it shows
-    their range alone.
+    their range alone, bands included.
 
     Returns:
         Whether it is logarithmic.
     """
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
-    values = values[np.isfinite(values)]
-    positive = values[values > 0]
-    if positive.size == 0:
+    drawn = [axes.dataLim for axes in panels]
+    low, high = min(each.ymin for each in drawn), max(each.ymax for each in drawn)
+    lowest_positive = min(each.minposy for each in drawn)
+    if not high >= lowest_positive:
         return False
-    if positive.max() < FAR_APART * positive.min():
-        low, high = values.min(), values.max()
-        several_epochs = any(np.size(line.get_xdata()) > 1 for line in axes.lines)
+    if high < FAR_APART * lowest_positive:
+        several_epochs = any(each.width > 0 for each in drawn)
         if several_epochs and high > low > high / 2:
-            axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+            panels[0].set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
         return False
-    axes.set_yscale("symlog", linthresh=positive.min(), linscale=0.4)
-    axes.set_ylim(0, 1.3 * values.max())
+    panels[0].set_yscale("symlog", linthresh=lowest_positive, linscale=0.4)
+    panels[0].set_ylim(0, 1.3 * high)
     marks = [mark * 10.0**power for power in range(-9, 9) for mark in (1, 2, 5)]
-    axes.set_yticks([0, *(mark for mark in marks if positive.min() <= mark <= 1.3 * values.max())])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    panels[0].set_yticks([0, *(mark for mark in marks if lowest_positive <= mark <= 1.3 * high)])
+    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[0].yaxis.set_minor_locator(NullLocator())
     return True
 
 

@@ -12,6 +12,8 @@ from matplotlib.image import imread
 
 from moex import metrics
 from moex.reporting import figures
+from moex.reporting.site import pictures as site
+from moex.reporting.style import tell_last_epochs_apart
 
 
 def history(epochs: int = 20, *, every: int = 1, shift: float = 0.0) -> pd.DataFrame:
@@ -100,6 +102,23 @@ def test_curves_that_end_high_fill_the_axis() -> None:
         bottom, top = figure.axes[0].get_ylim()
         assert 65 < bottom < 70
         assert 98 < top < 103
+
+
+def test_the_band_over_seeds_is_whole_where_the_axis_shows_the_range() -> None:
+    seeds = [history(3).assign(test_error=errors) for errors in ([0.9, 0.75, 0.7], [0.9, 0.75, 0.6])]
+    bottom, top = figures.compare_learning_curves({"MoEx": seeds}).axes[0].get_ylim()
+    assert 55 < bottom < 60
+    assert 90 < top < 95
+
+
+def test_panels_that_share_an_axis_are_on_one_scale() -> None:
+    """A panel whose errors do not fall far is no reason to hide the last epochs of another."""
+    _, panels = site.panels(["falls", "stays"])
+    for axes, errors in zip(panels, ([80, 2, 1], [80, 60, 50]), strict=True):
+        axes.plot([1, 2, 3], errors)
+    assert tell_last_epochs_apart(*panels)
+    assert [axes.get_yscale() for axes in panels] == ["symlog", "symlog"]
+    assert panels[0].get_ylim() == panels[1].get_ylim() == (0, 104)
 
 
 def test_each_figure_of_a_run_bears_its_name() -> None:

@@ -26,7 +26,7 @@ from moex.reporting.site.pictures import (
     plain,
     spread,
 )
-from moex.reporting.style import BLUE, GREY, ORANGE
+from moex.reporting.style import BLUE, GREY, ORANGE, tell_last_epochs_apart
 
 # What figures need of the predictions of runs, by their folders; None where nothing is known of them.
 Kept = Mapping[Path, Mapping[str, Any] | None]
@@ -96,6 +96,7 @@ def learning_curves(name: str, table: Table, results: Results) -> list[Picture]:
     def finish(axes: Sequence[Axes]) -> None:
         top = max(each.dataLim.ymax for each in axes)
         axes[0].set_ylim(0, 1.05 * top if top > 0 else 1)
+        tell_last_epochs_apart(*axes)
         axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
     return _multiples(
@@ -107,7 +108,8 @@ def learning_curves(name: str, table: Table, results: Results) -> list[Picture]:
         draw,
         finish,
         title="Learning curves",
-        caption=f"Mean {split} error over seeds, in a band from the lowest to the highest.",
+        caption=f"Mean {split} error over seeds, in a band from the lowest to the highest; on a logarithmic scale "
+        "where it ends far below its beginning.",
         x="epoch",
         y=f"{split} error, %",
     )
