@@ -45,19 +45,20 @@ def tell_last_epochs_apart(*panels: Axes) -> bool:
     drawn = [axes.dataLim for axes in panels]
     low, high = min(each.ymin for each in drawn), max(each.ymax for each in drawn)
     lowest_positive = min(each.minposy for each in drawn)
+    shared = panels[0]
     if not high >= lowest_positive:
         return False
     if high < FAR_APART * lowest_positive:
         several_epochs = any(each.width > 0 for each in drawn)
         if several_epochs and high > low > high / 2:
-            panels[0].set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+            shared.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
         return False
-    panels[0].set_yscale("symlog", linthresh=lowest_positive, linscale=0.4)
-    panels[0].set_ylim(0, 1.3 * high)
+    shared.set_yscale("symlog", linthresh=lowest_positive, linscale=0.4)
+    shared.set_ylim(0, 1.3 * high)
     marks = [mark * 10.0**power for power in range(-9, 9) for mark in (1, 2, 5)]
-    panels[0].set_yticks([0, *(mark for mark in marks if lowest_positive <= mark <= 1.3 * high)])
-    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[0].yaxis.set_minor_locator(NullLocator())
+    shared.set_yticks([0, *(mark for mark in marks if lowest_positive <= mark <= 1.3 * high)])
+    shared.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    shared.yaxis.set_minor_locator(NullLocator())
     return True
 
 
