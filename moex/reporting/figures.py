@@ -204,20 +204,26 @@ def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str], *, name:
 
 
 def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]]) -> Figure:
-    """Draws the test error of several recipes: the mean over seeds in a band from minimum to maximum.
+    """Draws the error of several recipes: the mean over seeds in a band from minimum to maximum.
 
+    It is that of the validation set where all have one, since their test sets are not looked at after each epoch.
     Bands of many recipes would hide each other, and are left out.
 
     Args:
-        histories: By the recipe's name, its history (see `learning_curves`; the columns epoch and test_error
-            are used), or those of its seeds, of which the epochs that all of them evaluated are drawn.
+        histories: By the recipe's name, its history (see `learning_curves`; the columns epoch and validation_error
+            or test_error are used), or those of its seeds, of which the epochs that all of them evaluated are drawn.
 
     Raises:
         ValueError: There is no recipe or no history, a column is missing, or seeds share no evaluated epoch.
     """
     if not histories:
         raise ValueError("there is no recipe to compare: histories is empty")
-    tables = {name: _error_table(name, history) for name, history in histories.items()}
+    seeds_of = {
+        name: [history] if isinstance(history, pd.DataFrame) else list(history) for name, history in histories.items()
+    }
+    validated = all("validation_error" in seed for seeds in seeds_of.values() for seed in seeds)
+    split = "validation" if validated else "test"
+    tables = {name: _error_table(name, seeds, split) for name, seeds in seeds_of.items()}
     figure = new_figure(9, 4.8 + (0.11 * len(tables) if len(tables) > FEW_RECIPES else 0))
     axes = figure.subplots()
     for position, (name, table) in enumerate(tables.items()):
@@ -239,11 +245,11 @@ def compare_learning_curves(histories: Mapping[str, pd.DataFrame | Sequence[pd.D
         figure.legend(frameon=False, loc="outside lower left", fontsize=9, ncols=columns)
     plain(axes)
     start_at_zero(axes)
-    axes.set_ylabel("test error, %" + (", log scale" if tell_last_epochs_apart(axes) else ""))
+    axes.set_ylabel(f"{split} error, %" + (", log scale" if tell_last_epochs_apart(axes) else ""))
     mark_epochs(axes, np.concatenate([table.index for table in tables.values()]))
     message = _outcome({name: table.iloc[-1] for name, table in tables.items()})
     band = " in a band from lowest to highest" if len(tables) <= FEW_RECIPES else ""
-    headline(figure, message, f"test error after the last epoch ± standard deviation; mean over seeds{band}")
+    headline(figure, message, f"{split} error after the last epoch ± standard deviation; mean over seeds{band}")
     return figure
 
 
@@ -342,17 +348,17 @@ def _check_history(history: pd.DataFrame, columns: Sequence[str]) -> None:
         raise ValueError("the history has no epoch yet: there is nothing to draw")
 
 
-def _error_table(name: str, history: pd.DataFrame | Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The test error in percent: a row an epoch, a column a seed."""
-    seeds = [history] if isinstance(history, pd.DataFrame) else list(history)
+def _error_table(name: str, seeds: Sequence[pd.DataFrame], split: str) -> pd.DataFrame:
+    """The error in percent: a row an epoch, a column a seed."""
     if not seeds:
         raise ValueError(f"{name!r} has no history: give one table, or one for each seed")
+    error = f"{split}_error"
     for seed in seeds:
-        _check_history(seed, ("test_error",))
-    columns = [100 * seed.set_index("epoch")["test_error"] for seed in seeds]
+        _check_history(seed, (error,))
+    columns = [100 * seed.set_index("epoch")[error] for seed in seeds]
     table = pd.concat(columns, axis=1, join="inner", keys=range(len(seeds))).dropna()
     if table.empty:
-        raise ValueError(f"{name!r} has no epoch with a test error in each of its {len(seeds)} seeds")
+        raise ValueError(f"{name!r} has no epoch with a {split} error in each of its {len(seeds)} seeds")
     return table
 
 

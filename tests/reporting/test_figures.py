@@ -285,6 +285,16 @@ def test_compare_learning_curves_draws_the_epochs_that_all_seeds_evaluated() -> 
     assert headline(figure) == "MoEx ends at 10.00 %"
 
 
+def test_compare_learning_curves_shows_a_test_set_that_is_seen_once_only_where_there_is_no_other() -> None:
+    """A validation set is looked at after each epoch, the test set at the end."""
+    validated = history(12, every=12).assign(validation_error=lambda table: 0.5 / table.epoch)
+    figure = figures.compare_learning_curves({"MoEx": validated})
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 50 / validated.epoch)
+    assert figure.axes[0].get_ylabel().startswith("validation error")
+    beside = figures.compare_learning_curves({"MoEx": validated, "baseline": history(12)})
+    assert beside.axes[0].get_ylabel().startswith("test error")
+
+
 def test_compare_learning_curves_tells_many_recipes_apart() -> None:
     figure = figures.compare_learning_curves({f"recipe {i}": history() for i in range(10)})
     assert len(figure.legends[0].get_texts()) == 10
