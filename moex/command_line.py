@@ -1,5 +1,6 @@
 """What all command lines have in common: paths and names as people write them, and readers that have seen enough."""
 
+import argparse
 import difflib
 import os
 import signal
@@ -24,6 +25,22 @@ def suggest(name: str, choices: Sequence[str], *, otherwise: str | None = None) 
     if nearest := difflib.get_close_matches(name, choices, n=3, cutoff=0.4):
         return f"the nearest are {', '.join(nearest)}"
     return otherwise or f"it must be one of {', '.join(choices)}"
+
+
+def one_of(kind: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """The type of an argument that is a name among the choices, and may be given any number of times, or never.
+
+    Args:
+        kind: of what the names are.
+        choices: what there is; argparse's own would refuse that none is named.
+    """
+
+    def check(name: str) -> str:
+        if name not in choices:
+            raise argparse.ArgumentTypeError(f"there is no {kind} {name!r}: {suggest(name, choices)}")
+        return name
+
+    return check
 
 
 def run_main(main: Callable[[], int | None]) -> int:

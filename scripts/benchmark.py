@@ -35,7 +35,7 @@ from benchmarks.steps import PYRAMIDNET56, RESNET20, WRN28_10, exchange_variants
 from rich.console import Console
 from rich.markdown import Markdown
 
-from moex.command_line import run_main, suggest, user_path
+from moex.command_line import one_of, run_main, user_path
 from moex.files import write_text_atomically
 from moex.run.folder import commit
 from moex.run.result import device_name
@@ -87,13 +87,12 @@ PARTS: dict[str, dict[str, Callable[[int], str]]] = {
 def main() -> None:
     """Runs the parts that the command line names, or all of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all of them")
+    known = ", ".join(PARTS)
+    parts = one_of("part", [*PARTS])
+    parser.add_argument("parts", nargs="*", type=parts, metavar="PART", help=f"{known}; by default all of them")
     parser.add_argument("--rounds", type=int, default=9, help="how often each variant is timed (default: 9)")
     parser.add_argument("--output", type=user_path, metavar="FILE.md", help="where the tables are written as well")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.parts) - set(PARTS))
-    if unknown:
-        parser.error(f"there is no part {unknown[0]!r}: {suggest(unknown[0], [*PARTS])}")
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}: it must be 1 or more")
 

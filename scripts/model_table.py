@@ -26,7 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from moex import models
-from moex.command_line import run_main, suggest
+from moex.command_line import one_of, run_main
 from moex.features import record_features
 from moex.points import RECOMMENDED
 
@@ -53,12 +53,10 @@ def main() -> None:
     """Prints the table of the networks that the command line names, or of all of them."""
     known = networks()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"{', '.join(known)}; by default all of them")
+    names, network = ", ".join(known), one_of("network", [*known])
+    parser.add_argument("names", nargs="*", type=network, metavar="NETWORK", help=f"{names}; by default all of them")
     parser.add_argument("--classes", type=int, default=100, metavar="K", help="of the classifier (default: 100)")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.names) - set(known))
-    if unknown:
-        parser.error(f"there is no network {unknown[0]!r}: {suggest(unknown[0], [*known])}")
     if arguments.classes < 1:
         parser.error(f"--classes is {arguments.classes}: it must be 1 or more")
     table = Table(box=MARKDOWN)

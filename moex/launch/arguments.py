@@ -1,12 +1,13 @@
 """A command line before Hydra reads it: paths as people write them, and nothing that Hydra would do in silence."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
+
+from moex.command_line import suggest
 
 # Texts in quotes; and those without, up to what Hydra's grammar gives a meaning.
 _QUOTED = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\""""
@@ -101,8 +102,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         raise HydraException(str(error)) from None
     if unknown:
         known = re.findall(r"--[\w-]+", parser.format_usage())
-        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=2, cutoff=0.6)
-        hint = f"the nearest are {', '.join(nearest)}" if nearest else "keys are set by KEY=VALUE; --help lists them"
+        name = unknown[0].partition("=")[0]
+        hint = suggest(name, known, otherwise="keys are set by KEY=VALUE; --help lists them")
         raise HydraException(f"there is no option {unknown[0]!r}: {hint}")
     return options
 

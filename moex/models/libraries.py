@@ -1,11 +1,12 @@
 """Networks of torchvision and timm by their names there."""
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+
+from moex.command_line import suggest
 
 
 def create_torchvision(name: str, *, num_classes: int, in_channels: int, **options: Any) -> nn.Module:
@@ -47,8 +48,8 @@ def create_timm(name: str, *, num_classes: int, in_channels: int, **options: Any
 def require_known(name: str, known: list[str], library: str) -> None:
     """Refuses a name that a library does not know, with the nearest that it knows."""
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-        raise ValueError(f"{library} has no network {name!r}: the nearest are {', '.join(nearest)}")
+        nearest = suggest(name, known, otherwise=f"its list_models() names all {len(known):,}")
+        raise ValueError(f"{library} has no network {name!r}: {nearest}")
 
 
 def describe_option(name: str, error: TypeError) -> str:
