@@ -186,18 +186,21 @@ def study_plot(name: str, cells: pd.DataFrame, table: Table, results: Results, *
     shown = [column for column in table.columns if cells.loc[cells["column"] == column, "n"].any()]
     names = [row.name for row in table.rows]
     numbers = pd.to_numeric(pd.Series(names), errors="coerce")
+    # Between names there is nothing that a line could tell.
+    are_numbers = numbers.notna().all()
+    marks = "o-" if are_numbers else "o"
     figure, grid = panels(shown, columns=1, height=2.4)
     for axes, column in zip(grid, shown, strict=True):
         part = cells[(cells["column"] == column) & (cells["n"] > 0)]
         order = part["method"].map(names.index)
-        places = order if numbers.isna().any() else numbers[order].to_numpy()
+        places = numbers[order].to_numpy() if are_numbers else order
         values, deviation = part[f"{which} {title}"], part[f"{which} {title}{STD}"].fillna(0)
-        axes.errorbar(places, values, yerr=deviation, fmt="o-", color=BLUE, capsize=3, linewidth=1.3)
+        axes.errorbar(places, values, yerr=deviation, fmt=marks, color=BLUE, capsize=3, linewidth=1.3)
         baseline = next(row.name for row in table.rows if row.against is None)
         level = part.loc[part["method"] == baseline, f"{which} {title}"]
         if len(level):
             axes.axhline(level.iloc[0], color=GREY, linestyle="--", linewidth=1, label=f"baseline: {baseline}")
-    if numbers.isna().any():
+    if not are_numbers:
         grid[0].set_xticks(range(len(names)), names, rotation=20, ha="right")
     label_edges(figure, grid, x=axis, y=f"{which} {title}")
     legend(figure, grid)
