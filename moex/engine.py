@@ -105,6 +105,8 @@ class Training:
         batch_size: samples of a step, all ranks together.
         accumulation: turns in which a rank takes its share of a batch.
         precision: `fp32`, `tf32` (which `moex.run` switches on for the device), `bf16` or `fp16`.
+        compiled: whether the network is, for whole batches: the last, smaller one of an epoch is not worth minutes
+            of compilation.
         learning_rate: of a step, by the epochs that are done and the steps of its epoch that are.
         seed: of every draw.
     """
@@ -115,6 +117,7 @@ class Training:
     batch_size: int
     accumulation: int
     precision: str
+    compiled: bool
     learning_rate: Callable[[int, int], float]
     seed: int
 
@@ -186,6 +189,7 @@ def train_epoch(state: State, training: Training) -> Generator[float, None, None
                 group["lr"] = lr
             # The ranks' gradients are averaged.
             count = len(samples[step]) / world_size()
+            is_whole = len(samples[step]) == training.batch_size
             for part in parts[step]:
                 images, labels = next(batches)
                 plan = training.mixing.draw(
@@ -196,7 +200,7 @@ def train_epoch(state: State, training: Training) -> Generator[float, None, None
                 )
                 seed_torch(training.seed, Purpose.LAYERS, epoch=epoch, step=step, rank=part)
                 is_last = part == max(parts[step])
-                with nullcontext() if is_last else unshared(state.network):
+                with nullcontext() if is_last else unshared(state.network), uncompiled(training, when=not is_whole):
                     loss, wrong = backward(state, training, images, labels, plan, samples=count)
                 state.totals += torch.stack([loss.double(), wrong.double()])
                 fine = loss.isfinite() | (state.first_bad_step >= 0)
@@ -225,6 +229,11 @@ def parts_of_batch(size: int, accumulation: int) -> dict[int, Tensor]:
 def unshared(network: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
     """The context in which gradients are added up on each rank and not yet averaged."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+def uncompiled(training: Training, *, when: bool) -> AbstractContextManager[object]:
+    """The context in which a compiled network computes as if it were not."""
+    return torch.compiler.set_stance("force_eager") if training.compiled and when else nullcontext()
 
 
 def evaluate(

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, everything_for
 from torch.nn import functional as F
 
 from moex.config import parse
@@ -81,44 +82,10 @@ def test_an_epoch_is_a_plain_loop():
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-FAMILIES = {
-    "resnet": {"model": {"name": "resnet8"}},
-    "pyramidnet": {"model": {"name": "pyramidnet11", "options": {"alpha": 12}}},
-    "shakedrop": {"model": {"name": "pyramidnet11", "options": {"alpha": 12, "shake_drop": 0.9}}},
-    "stochastic depth": {"model": {"name": "pyramidnet11", "options": {"alpha": 12, "stochastic_depth": 0.9}}},
-    "wide resnet": {"model": {"name": "wrn10", "options": {"width": 1, "dropout": 0.3}}},
-    "densenet": {"model": {"name": "densenet_bc10", "options": {"memory_saving": True}}},
-    "resnext": {"model": {"name": "resnext11", "options": {"cardinality": 2, "base_width": 4}}},
-    "vgg": {"model": {"name": "vgg11"}},
-    "preactivation resnet": {"model": {"name": "preact_resnet18"}},
-    "timm": {"model": {"name": "timm:resnet10t"}, "augmentation": {"moex": {"layer": "layer1"}}},
-    "vision transformer": {
-        "model": {
-            "name": "timm:vit_tiny_patch16_224",
-            "options": {"img_size": 8, "patch_size": 4, "depth": 2, "drop_rate": 0.1},
-        },
-        "augmentation": {"moex": {"channel_dim": -1}},
-    },
-}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns_and_resumes_within_an_epoch(family):
     """A few real steps; stopped after two and continued with fresh objects, they end in the same bits."""
-    values = dict(FAMILIES[family])
-    layer = values.get("augmentation", {}).get("moex", {})
-    # Tokens have no rows and columns to cut.
-    inside = [] if family == "vision transformer" else ["feature_cutmix", "dropblock"]
-    values["augmentation"] = {
-        "steps": ["cutout", "cutmix", "moex", "manifold_mixup", *inside, "label_smoothing"],
-        "shared_permutation": True,
-        "manifold_mixup": {"points": ["images", "stage1"]},
-        "feature_cutmix": {"probability": 1.0, "points": ["stage1"]},
-        "dropblock": {"rate": 0.1, "block_size": 3, "points": ["stage2"]},
-        "cutout": {"size": 2},
-        "moex": layer | {"probability": 1.0},
-    }
-    values["optimizer"] = {"lr": 0.02}
+    values = everything_for(family)
     run = build(values)
     before = [parameter.detach().clone() for parameter in run.state.model.parameters()]
     _, (loss, _) = train(run)
@@ -268,7 +235,7 @@ def test_the_average_of_the_weights_follows_a_plain_loop(use):
     ],
 )
 def test_nothing_is_compiled_for_what_a_step_draws(steps, graphs, monkeypatch):
-    """Other permutations, weights, boxes and rates, in the same graphs."""
+    """Other permutations, weights, boxes and rates, in the same graphs; the last, smaller batch in none."""
     compiled = []
 
     def count(graph, inputs):
@@ -278,7 +245,7 @@ def test_nothing_is_compiled_for_what_a_step_draws(steps, graphs, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
     augmentation = {"steps": steps, "feature_cutmix": {"points": ["stage1"]}, "dropblock": {"points": ["stage2"]}}
     torch.compiler.reset()
-    run = build({"augmentation": augmentation, "limit_train": 96, "epochs": 3, "runtime": {"compile": True}})
+    run = build({"augmentation": augmentation, "limit_train": 100, "epochs": 3, "runtime": {"compile": True}})
     for epoch in range(3):
         run.state.epoch, run.state.step = epoch, 0
         train(run)

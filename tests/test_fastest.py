@@ -1,5 +1,6 @@
 """`runtime=fast` takes what a machine has instructions for, and a slow choice is told."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -15,12 +16,12 @@ AVX2, NATIVE = ("avx2",), ("avx2", "avx512f", "avx512_bf16")
 @pytest.mark.parametrize(
     ("device", "gpus", "available", "taken", "reason"),
     [
-        ("auto", 1, AVX2, ("bf16", True), "on a GPU"),
-        ("cpu", 1, AVX2, ("fp32", False), "no instructions for bf16"),
-        ("auto", 0, AVX2, ("fp32", False), "no instructions for bf16"),
-        ("auto", 0, NATIVE, ("bf16", False), "avx512_bf16"),
-        ("auto", 0, ("avx2", "amx_bf16"), ("bf16", False), "amx_bf16"),
-        ("auto", 0, (), ("fp32", False), "no instructions for bf16"),
+        ("auto", 1, AVX2, ("bf16", True, True), "on a GPU"),
+        ("cpu", 1, AVX2, ("fp32", False, False), "no instructions for bf16"),
+        ("auto", 0, AVX2, ("fp32", False, False), "no instructions for bf16"),
+        ("auto", 0, NATIVE, ("bf16", False, False), "avx512_bf16"),
+        ("auto", 0, ("avx2", "amx_bf16"), ("bf16", False, False), "amx_bf16"),
+        ("auto", 0, (), ("fp32", False, False), "no instructions for bf16"),
     ],
 )
 def test_the_fastest_is_taken_and_said(monkeypatch, device, gpus, available, taken, reason):
@@ -28,12 +29,22 @@ def test_the_fastest_is_taken_and_said(monkeypatch, device, gpus, available, tak
     monkeypatch.setattr(fastest, "instructions", lambda: available)
     config = parse({"runtime": {"device": device, "precision": "fastest"}})
     said = fastest.settle_precision(config.runtime)
-    assert (config.runtime.precision, config.runtime.compile) == taken
+    runtime = config.runtime
+    assert (runtime.precision, runtime.compile, runtime.cuda_graphs) == taken
     assert reason in said
     assert config.runtime.channels_last
     # It is the very run that names what was taken.
     named = parse({"runtime": {"device": device, "precision": taken[0], "compile": taken[1]}})
     assert recipe(config) == recipe(named)
+
+
+def test_settings_of_a_step_that_a_gpu_replays():
+    """CUDA graphs overwrite the gradients of the pass before, so they are for one turn of one device."""
+    runtime = parse({"runtime": {"compile": True, "cuda_graphs": True}}).runtime
+    assert runtime.replays_graphs("cuda", world_size=1)
+    assert not runtime.replays_graphs("cpu", world_size=1)
+    assert not runtime.replays_graphs("cuda", world_size=2)
+    assert not dataclasses.replace(runtime, accumulation=2).replays_graphs("cuda", world_size=1)
 
 
 def test_what_is_named_stays():

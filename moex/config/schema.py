@@ -87,6 +87,7 @@ class RuntimeConfig:
 
     `accumulation` is the number of turns in which each device takes its share of the batch; in its place, `parts` is
     that of the shares, on however many devices. `precision` may be `fastest`, which `moex.config.fastest` settles.
+    With `cuda_graphs`, a compiled pass is launched all at once where one GPU takes a batch in one turn.
     """
 
     device: str = "auto"
@@ -100,6 +101,7 @@ class RuntimeConfig:
     max_minutes: float | None = None
     precision: str = "fp32"
     compile: bool = False
+    cuda_graphs: bool = False
     channels_last: bool = True
     deterministic: bool = False
 
@@ -149,6 +151,10 @@ class RuntimeConfig:
         require(fits, "runtime.parts", self.parts, f"a multiple of the {devices}; choose runtime.devices, or null")
         return self.parts // world_size
 
+    def replays_graphs(self, device: str, *, world_size: int) -> bool:
+        """Whether a training step is launched as CUDA graphs, whose gradients the next pass overwrites."""
+        return self.cuda_graphs and device == "cuda" and world_size == 1 and self.turns(world_size) == 1
+
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
         choices = ("auto", "cpu", "cuda")
@@ -170,6 +176,7 @@ class RuntimeConfig:
         require(self.parts is None or self.parts >= 1, f"{key}.parts", self.parts, "1 or more, or null")
         single = self.parts is None or self.accumulation == 1
         require(single, f"{key}.accumulation", self.accumulation, f"1, since {key}.parts is {self.parts}")
+        require(self.compile or not self.cuda_graphs, f"{key}.cuda_graphs", True, f"false, or {key}.compile true")
         minutes = self.max_minutes
         require(minutes is None or minutes > 0, f"{key}.max_minutes", minutes, "more than 0, or null")
 

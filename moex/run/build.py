@@ -110,10 +110,12 @@ def build_run(
     # The hooks are there before compilation, so that they are compiled too.
     mixing = config.augmentation.create(model, num_classes=config.dataset.num_classes, seed=config.seed)
     mixing.prepare(few_samples(sources[TRAIN]))
+    network: Any = model
     if config.runtime.compile:
-        # A graph for each combination of what happens inside the network, and for the last, smaller batch.
+        # A graph for each combination of what happens inside the network.
         torch.compiler.config.recompile_limit = 64
-    network: Any = torch.compile(model, dynamic=False) if config.runtime.compile else model
+        replays = config.runtime.replays_graphs(device.type, world_size=world_size())
+        network = torch.compile(model, dynamic=False, mode="reduce-overhead" if replays else None)
     state = State(
         model=model,
         network=share_gradients(network, device),
@@ -142,6 +144,7 @@ def build_run(
         batch_size=config.batch_size,
         accumulation=config.runtime.turns(world_size()),
         precision=config.runtime.precision,
+        compiled=config.runtime.compile,
         learning_rate=learning_rate,
         seed=config.seed,
     )

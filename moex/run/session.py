@@ -15,7 +15,7 @@ from moex import checkpoint
 from moex.config import Config, keys_in_use, parse, run_folder
 from moex.config.fastest import slow_precision
 from moex.data import TRAIN, SourceError, fetch_hint
-from moex.distributed.communication import broadcast, gather, join, rank
+from moex.distributed.communication import broadcast, gather, join, rank, world_size
 from moex.distributed.nodes import Layout
 from moex.distributed.ranks import STOPPED, RankError, StopRequest
 from moex.files import SaveError
@@ -137,6 +137,8 @@ def introduce(run: Run, config: Config) -> list[str]:
     threads = f", {count} thread{'s' if count > 1 else ''}" if is_cpu else ""
     layout = ", channels last" if config.runtime.channels_last else ""
     compiled = ", compiled" if config.runtime.compile else ""
+    if config.runtime.replays_graphs(device.type, world_size=world_size()):
+        compiled += ", CUDA graphs"
     sizes = ", ".join(f"{len(source):,} {split}" for split, source in run.sources.items())
     parameters = sum(parameter.numel() for parameter in run.state.model.parameters())
     settings = " ".join(f"{key}={_text(value)}" for key, value in run.recipe.items())
