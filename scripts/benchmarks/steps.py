@@ -58,6 +58,10 @@ def precision_variants(network: dict[str, Any]) -> Variants:
             "bf16, channels_last": {"precision": "bf16", "channels_last": True},
             "bf16, channels_last, compile": {"precision": "bf16", "channels_last": True, "compile": True},
         }
+    if DEVICE.type == "cuda":
+        forms |= {
+            f"{name}, CUDA graphs": form | {"cuda_graphs": True} for name, form in forms.items() if "compile" in form
+        }
     keep_freed_memory()
     ours = {name: training_step(network | {"runtime": form}, exchange=True) for name, form in forms.items()}
     return {"as published: float32, NCHW, two stem passes, memory given back": published, **ours}
