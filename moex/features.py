@@ -7,7 +7,7 @@ pass, computes the same change again, whatever the hook does by then.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -54,11 +54,14 @@ class FeatureHook:
         self._calls = 0
         self._again: tuple[int, Arguments] | None = None
         self._attached = True
-        module = last_of_sequence(model.get_submodule(self.layer))
-        self._handle = module.register_forward_hook(self._change_output)
+        self._module = last_of_sequence(model.get_submodule(self.layer))
+        self._handle = self._module.register_forward_hook(self._change_output)
+        # Whether checkpointing computes the layer again, in training and in evaluation, as far as passes have shown.
+        self._is_repeated: dict[bool, bool] = {}
+        self._began_with_gradients = False
         # torch.compile does not look whether hooks have come since, or since another network of the same class was
         # compiled; it does look whether `forward` is the class's.
-        module.forward = module.forward
+        self._module.forward = self._module.forward
 
     def __repr__(self) -> str:
         state = "removed" if not self._attached else "active" if self._arguments is not None else "inactive"
@@ -74,8 +77,9 @@ class FeatureHook:
         """Applies the function, with these arguments, in the one forward pass inside the context.
 
         Raises:
-            ValueError: The hook was removed, or is active already; the forward pass calls the layer twice; or, on
-                leaving, no forward pass has reached the layer, since a copy of the network ran.
+            ValueError: The hook was removed, or is active already; the forward pass calls the layer twice, or
+                checkpoints it and those before did not; or, on leaving, no forward pass has reached the layer, since
+                a copy of the network ran.
         """
         self._check_free()
         self._arguments = arguments
@@ -85,7 +89,9 @@ class FeatureHook:
                 yield
             else:
                 self._thread = threading.get_ident()
-                with _changes.keep():
+                self._began_with_gradients = torch.is_grad_enabled()
+                # Keeping costs a call of Python for each tensor that is saved.
+                with _changes.keep() if self._is_repeated.get(self._module.training, True) else nullcontext():
                     yield
         finally:
             self._arguments = None
@@ -141,8 +147,21 @@ class FeatureHook:
             return (again[1] if again is not None and again[0] == task else None), True
         if self._arguments is None or self._thread != threading.get_ident():
             return None, False
-        _changes.add(self, self._arguments)
+        if self._began_with_gradients:
+            self._note_checkpointing()
+        if _changes.is_kept:
+            _changes.add(self, self._arguments)
         return self._arguments, False
+
+    def _note_checkpointing(self) -> None:
+        """Notes whether this pass checkpoints the layer, for what the next passes keep."""
+        training, is_repeated = self._module.training, _is_checkpointed()
+        if is_repeated and not _changes.is_kept:
+            raise ValueError(
+                f"layer {self.layer!r} is checkpointed, and was not when the {type(self).__name__} was active first: "
+                "attach it anew after switching on activation checkpointing"
+            )
+        self._is_repeated[training] = is_repeated or self._is_repeated.get(training, False)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy made inside the context has none that would end it.
@@ -214,7 +233,7 @@ class _Changes(threading.local):
             with saved_tensors_hooks(self._pack, self._unpack):
                 yield
         finally:
-            self.is_kept = False
+            self.is_kept, self._newest = False, None
 
     def add(self, hook: FeatureHook, arguments: Arguments) -> None:
         """Notes what a hook does now."""
@@ -242,6 +261,16 @@ _changes = _Changes()
 def _backward_task() -> int:
     """The number of the backward pass that computes now; -1 in a forward pass."""
     return torch._C._current_graph_task_id()
+
+
+def _is_checkpointed() -> bool:
+    """Whether a layer that is called now, in a pass that began with gradients, is in a checkpointed region.
+
+    Checkpointing without gradients is `use_reentrant=True`; the other kind saves tensors by hooks of its own.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    by_hooks = hooks is not None and hooks[0].__module__ == torch.utils.checkpoint.__name__
+    return by_hooks or not torch.is_grad_enabled()
 
 
 def last_of_sequence(module: nn.Module) -> nn.Module:

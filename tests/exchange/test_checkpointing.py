@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import moex
 from moex import MomentExchange
+from moex.features import _Changes
 
 
 class CheckpointedNet(nn.Module):
@@ -85,6 +86,58 @@ def test_checkpointing_computes_the_exchange_of_its_own_pass(case: str, use_reen
             sum(losses).backward()
     for ours, theirs in zip(checkpointed.parameters(), kept.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+def step(net: nn.Module, exchange: MomentExchange, images: Tensor) -> list[Tensor]:
+    """The gradients of a pass with an exchange."""
+    net.zero_grad()
+    with exchange.swap(PERM):
+        logits = net(images)
+    logits.square().sum().backward()
+    return [parameter.grad for parameter in net.parameters()]
+
+
+def test_what_is_saved_is_looked_at_in_the_first_pass_alone(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which costs a call of Python a tensor; where a layer is checkpointed, it stays necessary."""
+    saved: list[Tensor] = []
+    monkeypatch.setattr(_Changes, "_pack", lambda _, tensor: saved.append(tensor) or [tensor])
+    for use_reentrant, is_looked_at in ((None, [True, False, False]), (False, [True, True, True])):
+        net = CheckpointedNet(use_reentrant).double()
+        exchange, seen = MomentExchange(net, "first.0"), []
+        for _ in range(3):
+            saved.clear()
+            with exchange.swap(PERM):
+                net(images)
+            seen.append(bool(saved))
+        assert seen == is_looked_at
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing_in_training_alone(images: Tensor, use_reentrant: bool) -> None:
+    """As libraries switch it; the first pass is one of evaluation."""
+    kept = CheckpointedNet().double()
+    checkpointed = copy.deepcopy(kept)
+    gradients = []
+    for net in (kept, checkpointed):
+        exchange = MomentExchange(net, "first.0")
+        step(net.eval(), exchange, images)
+        if net is checkpointed:
+            net.use_reentrant = use_reentrant
+        gradients.append([step(net.train(), exchange, images) for _ in range(2)])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing_that_is_switched_on_later(images: Tensor, use_reentrant: bool) -> None:
+    net = CheckpointedNet().double()
+    exchange = MomentExchange(net, "first.0")
+    expected = [step(net, exchange, images) for _ in range(2)]
+    net.use_reentrant = use_reentrant
+    with pytest.raises(ValueError, match=r"layer 'first.0' is checkpointed, and was not .* attach it anew"):
+        step(net, exchange, images)
+    exchange.remove()
+    again = MomentExchange(net, "first.0")
+    torch.testing.assert_close([step(net, again, images) for _ in range(2)], expected, rtol=1e-12, atol=1e-12)
 
 
 LAYERS = {
