@@ -5,7 +5,9 @@ does in one forward pass belongs to that pass: activation checkpointing, which c
 pass, computes the same change again, whatever the hook does by then.
 """
 
+import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -19,6 +21,19 @@ from moex.normalisation import describe_lengths
 from moex.points import resolve_layer
 
 Arguments = tuple[Any, ...]
+
+
+class _Now:
+    """The arguments of all hooks, each an attribute.
+
+    Not of the hooks themselves: what torch.compile reaches through a network it takes for tensors that stay where
+    they are, as weights do, so that CUDA graphs would be recorded anew for each permutation.
+    """
+
+
+_now, _numbers = _Now(), itertools.count()
+# torch 2.6 does not tell which hooks are on saved tensors; a layer may then always be checkpointed.
+TELLS_HOOKS = hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
 
 
 class FeatureHook:
@@ -49,7 +64,7 @@ class FeatureHook:
         _check_unwrapped(model)
         self.layer = resolve_layer(model, layer)
         self.function = function
-        self._arguments: Arguments | None = None
+        self._begin_inactive()
         self._thread = 0
         self._calls = 0
         self._again: tuple[int, Arguments] | None = None
@@ -104,6 +119,22 @@ class FeatureHook:
     def _settings(self) -> list[str]:
         """What `repr` tells besides the layer."""
         return []
+
+    def _begin_inactive(self) -> None:
+        """Takes a place of its own among the arguments of all hooks."""
+        self._place = f"of_hook_{next(_numbers)}"
+        self._arguments = None
+        weakref.finalize(self, delattr, _now, self._place)
+
+    @property
+    def _arguments(self) -> Arguments | None:
+        """Those of `active`; None where nothing is changed."""
+        arguments: Arguments | None = getattr(_now, self._place)
+        return arguments
+
+    @_arguments.setter
+    def _arguments(self, arguments: Arguments | None) -> None:
+        setattr(_now, self._place, arguments)
 
     def _check_free(self) -> None:
         if not self._attached:
@@ -164,8 +195,12 @@ class FeatureHook:
         self._is_repeated[training] = is_repeated or self._is_repeated.get(training, False)
 
     def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_again": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
         # A copy made inside the context has none that would end it.
-        return {**self.__dict__, "_arguments": None, "_again": None}
+        self._begin_inactive()
 
 
 def record_features(
@@ -268,9 +303,11 @@ def _is_checkpointed() -> bool:
 
     Checkpointing without gradients is `use_reentrant=True`; the other kind saves tensors by hooks of its own.
     """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    by_hooks = hooks is not None and hooks[0].__module__ == torch.utils.checkpoint.__name__
-    return by_hooks or not torch.is_grad_enabled()
+    if TELLS_HOOKS:
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        by_hooks = hooks is not None and hooks[0].__module__ == torch.utils.checkpoint.__name__
+        return by_hooks or not torch.is_grad_enabled()
+    return True
 
 
 def last_of_sequence(module: nn.Module) -> nn.Module:

@@ -106,7 +106,8 @@ def check_eps(eps: float) -> None:
         TypeError: it is no number.
         ValueError: it is not positive, or not finite.
     """
-    if isinstance(eps, bool) or not isinstance(eps, int | float):
+    # A tuple, since torch 2.6 compiles no union of types.
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
         raise TypeError(f"eps must be a number, not a {type(eps).__name__}")
     if not 0 < eps < math.inf:
         raise ValueError(f"eps is {eps}: it must be more than 0, and finite")

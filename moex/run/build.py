@@ -112,8 +112,8 @@ def build_run(
     mixing.prepare(few_samples(sources[TRAIN]))
     network: Any = model
     if config.runtime.compile:
-        # A graph for each combination of what happens inside the network.
-        torch.compiler.config.recompile_limit = 64
+        # A graph for each combination of what happens inside the network; by the name that torch 2.6 knows too.
+        torch._dynamo.config.cache_size_limit = 64
         replays = config.runtime.replays_graphs(device.type, world_size=world_size())
         network = torch.compile(model, dynamic=False, mode="reduce-overhead" if replays else None)
     state = State(

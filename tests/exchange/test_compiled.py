@@ -8,6 +8,7 @@ import torch
 from small_net import PERM, SmallNet
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import get_static_address_type
 
 from moex import MomentExchange, exchange_moments
 
@@ -39,6 +40,18 @@ def test_two_graphs_whatever_the_permutation(net: SmallNet, images: Tensor, comp
             torch.testing.assert_close(compiled(images), expected)
     assert counter.frame_count == 2
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_a_permutation_is_no_weight(net: SmallNet, images: Tensor, compiler: Compiler) -> None:
+    """CUDA graphs copy inputs, and are recorded anew when a tensor moves that torch.compile takes for a weight."""
+    compiled, _ = compiler(net)
+    exchange = MomentExchange(net, "stem")
+    perms = [torch.randperm(4) for _ in range(3)]
+    for perm in perms:
+        with exchange.swap(perm):
+            compiled(images)
+    assert get_static_address_type(net.conv.weight) is not None
+    assert [get_static_address_type(perm) for perm in perms] == [None] * 3
 
 
 def test_a_compiled_step_of_training_equals_the_plain_one(net: SmallNet, images: Tensor) -> None:
