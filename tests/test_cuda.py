@@ -3,6 +3,7 @@ where whole numbers decide. All of it is skipped where there is no GPU.
 """
 
 import copy
+import dataclasses
 import functools
 import itertools
 import os
@@ -158,6 +159,22 @@ def test_compiled_it_computes_the_same(cuda_graphs):
     assert train(ours) == pytest.approx(train(theirs), rel=1e-9)
     assert_near(ours.state.model.state_dict().values(), theirs.state.model.state_dict().values())
     assert not torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
+
+
+def test_a_rate_that_grows_is_not_frozen_in_cuda_graphs():
+    """DropBlock reads it on the host, which a replay would not."""
+    dropblock = {"steps": ["dropblock"], "dropblock": {"points": ["stage2"], "block_size": 1}}
+    run = build({"augmentation": dropblock, "runtime": {"compile": True, "cuda_graphs": True}})
+    (operation,) = run.training.mixing.plans_of_every_place(torch.empty(32, 1, 8, 8))[0]
+    images, labels = next(run.training.source.batches([Request(torch.arange(32), torch.arange(32))]))
+    logits = []
+    for rate in (0.0, 0.0, 0.0, 0.0, 0.9):
+        plan = (dataclasses.replace(operation, arguments=(torch.tensor(rate, dtype=torch.float64),)),)
+        with run.training.mixing.execute(plan, images, labels) as (mixed, _):
+            logits.append(run.state.network(mixed).detach().clone())
+    *others, last = logits
+    assert all((other - others[0]).abs().max() < 0.1 for other in others)
+    assert (last - others[0]).abs().max() > 0.5
 
 
 def test_overflows_of_fp16_leave_the_weights_alone():

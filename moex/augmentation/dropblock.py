@@ -5,7 +5,7 @@ operation.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ def block_mask(features: Tensor, rate: Tensor, block_size: int) -> Tensor:
 
 
 # For torch.compile one operation with a tensor: a number would be compiled anew whenever it changes, and it grows
-# from step to step.
-_block_mask = torch.library.custom_op("moex::block_mask", block_mask, mutates_args=())
+# from step to step. A CUDA graph would read it once and for all, so the operation stays out of them.
+_tags: dict[str, Any] = {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+_block_mask = torch.library.custom_op("moex::block_mask", block_mask, mutates_args=(), **_tags)
 _block_mask.register_fake(lambda features, rate, block_size: torch.empty_like(features))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from moex import augmentation, data
 from moex.augmentation import AugmentationConfig
 from moex.checkpoint import CheckpointConfig
@@ -152,8 +154,12 @@ class RuntimeConfig:
         return self.parts // world_size
 
     def replays_graphs(self, device: str, *, world_size: int) -> bool:
-        """Whether a training step is launched as CUDA graphs, whose gradients the next pass overwrites."""
-        return self.cuda_graphs and device == "cuda" and world_size == 1 and self.turns(world_size) == 1
+        """Whether a training step is launched as CUDA graphs, whose gradients the next pass overwrites.
+
+        Older versions of torch cannot be told which operation must stay out of them.
+        """
+        alone = device == "cuda" and world_size == 1 and self.turns(world_size) == 1
+        return self.cuda_graphs and alone and hasattr(torch.Tag, "cudagraph_unsafe")
 
     def check(self, key: str) -> None:
         """Refuses values out of their range; see `moex.settings`."""
