@@ -26,8 +26,9 @@ from moex.engine import evaluate, predict, train_epoch
 from moex.metrics import score
 from moex.run.build import build_run, choose_device, load_sources
 
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
     # Of torch's own, which begins its graphs with an empty one.
     pytest.mark.filterwarnings("ignore:The CUDA Graph is empty"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
