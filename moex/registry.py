@@ -1,8 +1,10 @@
 """Parts by name: a class in a file of its folder is found there, and one of somebody else by its import path."""
 
+import difflib
 import functools
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,3 +50,16 @@ def import_class(path: str, base: type[T], *, key: str) -> type[T]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{key} is {path!r}: it must be a subclass of {base.__module__}.{base.__name__}")
     return found
+
+
+def suggest(name: str, choices: Sequence[str], *, otherwise: str | None = None) -> str:
+    """What would be right instead of a name that is not among the choices: the nearest; where none is near, any.
+
+    Args:
+        name: what was asked for.
+        choices: what there is.
+        otherwise: what is said instead of all choices where none is near.
+    """
+    if nearest := difflib.get_close_matches(name, choices, n=3, cutoff=0.4):
+        return f"the nearest are {', '.join(nearest)}"
+    return otherwise or f"it must be one of {', '.join(choices)}"

@@ -14,12 +14,13 @@ import checkout  # noqa: F401
 from hydra.errors import HydraException
 from rich.console import Console
 
-from moex.command_line import run_main, suggest, user_path
+from moex.command_line import run_main, user_path
 from moex.config import unknown_key
 from moex.config.composition import explain, offer_schemas
 from moex.files import SaveError, saving, write_text_atomically
 from moex.launch.manifests import offer_manifests
 from moex.launch.signals import passing_on
+from moex.registry import suggest
 from moex.reporting.manifests import Table, read_tables
 from moex.reporting.reproduction import as_text, tabulate_cells
 from moex.reporting.runs import Run, find_results

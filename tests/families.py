@@ -1,4 +1,4 @@
-"""One network of each family, and a run in which all happens to it that may."""
+"""One network of each family, a run in which all happens to it that may, and runs in float64."""
 
 FAMILIES = {
     "resnet": {"model": {"name": "resnet8"}},
@@ -39,3 +39,13 @@ def everything_for(family, *, leave_out=()):
     }
     values["optimizer"] = {"lr": 0.02}
     return values
+
+
+def double(run):
+    """The run in float64, images included: two right programs then differ by 1e-15, and a wrong one does not."""
+    run.state.model.double()
+    for state in run.state.optimizer.state.values():
+        state["momentum_buffer"] = state["momentum_buffer"].double()
+    batches = run.training.source.batches
+    run.training.source.batches = lambda requests: ((images.double(), labels) for images, labels in batches(requests))
+    return run

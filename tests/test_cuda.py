@@ -11,7 +11,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, everything_for
+from families import FAMILIES, double, everything_for
 from pictures import drawn, requests_of, source_of
 
 from moex import exchange_moments, models
@@ -64,16 +64,6 @@ def train(run):
     for _ in train_epoch(run.state, run.training):
         pass
     return (run.state.totals / len(run.training.source)).tolist()
-
-
-def double(run):
-    """The run in float64."""
-    run.state.model.double()
-    for state in run.state.optimizer.state.values():
-        state["momentum_buffer"] = state["momentum_buffer"].double()
-    batches = run.training.source.batches
-    run.training.source.batches = lambda requests: ((images.double(), labels) for images, labels in batches(requests))
-    return run
 
 
 def assert_near(found, expected, *, tolerance=1e-9):

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, everything_for
+from families import FAMILIES, double, everything_for
 from torch.nn import functional as F
 
 from moex.config import parse
@@ -26,16 +26,6 @@ def build(values):
 def train(run):
     rates = list(train_epoch(run.state, run.training))
     return rates, (run.state.totals / len(run.training.source)).tolist()
-
-
-def double(run):
-    """The run in float64, images included: two right programs then differ by 1e-15, and a wrong one does not."""
-    run.state.model.double()
-    for state in run.state.optimizer.state.values():
-        state["momentum_buffer"] = state["momentum_buffer"].double()
-    batches = run.training.source.batches
-    run.training.source.batches = lambda requests: ((images.double(), labels) for images, labels in batches(requests))
-    return run
 
 
 def test_an_epoch_is_a_plain_loop():

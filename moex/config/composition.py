@@ -14,9 +14,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from moex.command_line import suggest
 from moex.config import defaults
 from moex.config.evaluation import EvaluationConfig
+from moex.registry import suggest
 
 # So many choices of a group are told where none is near to what was asked for.
 MOST_TOLD = 30

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
-from moex.command_line import suggest
+from moex.registry import suggest
 
 # Texts in quotes; and those without, up to what Hydra's grammar gives a meaning.
 _QUOTED = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\""""

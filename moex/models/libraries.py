@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from moex.command_line import suggest
+from moex.registry import suggest
 
 
 def create_torchvision(name: str, *, num_classes: int, in_channels: int, **options: Any) -> nn.Module:
