@@ -32,7 +32,6 @@ pytestmark = [
     # Of torch's own, which begins its graphs with an empty one.
     pytest.mark.filterwarnings("ignore:The CUDA Graph is empty"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
-    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores"),
 ]
 # Read by CUDA's library of products when it begins.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ def build_run(
     if config.runtime.compile:
         # A graph for each combination of what happens inside the network; by the name that torch 2.6 knows too.
         torch._dynamo.config.cache_size_limit = 64
+        # fp32 is meant.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         replays = config.runtime.replays_graphs(device.type, world_size=world_size())
         network = torch.compile(model, dynamic=False, mode="reduce-overhead" if replays else None)
     state = State(
