@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test gpu lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,8 +22,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## train a small ResNet with MoEx on real handwritten digits (15 s on two CPU cores)
 	$(BIN)/python train.py $(EXTRA)
 
-test: lint ## lint, type check and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(EXTRA)
+test: lint ## lint, type check and run the tests, on the CPU, whose bits they compare
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(EXTRA)
+
+gpu: $(STAMP) ## hold what a GPU computes to what the CPU computes
+	$(BIN)/python -m pytest tests/test_cuda.py tests/test_metrics.py -k "cuda or gpu" $(EXTRA)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
