@@ -54,6 +54,24 @@ def test_a_permutation_is_no_weight(net: SmallNet, images: Tensor, compiler: Com
     assert [get_static_address_type(perm) for perm in perms] == [None] * 3
 
 
+def test_other_networks_exchanges_compile_nothing_anew(net: SmallNet, images: Tensor, compiler: Compiler) -> None:
+    net.eval()
+    exchange, other = MomentExchange(net, "stem"), copy.deepcopy(net)
+    compiled, counter = compiler(net)
+
+    def both_kinds_of_pass() -> None:
+        compiled(images)
+        with exchange.swap(PERM):
+            compiled(images)
+
+    both_kinds_of_pass(), both_kinds_of_pass()
+    MomentExchange(other, "block")
+    with MomentExchange(other, "stem").swap(PERM):
+        other(images)
+        both_kinds_of_pass()
+    assert counter.frame_count == 2
+
+
 def test_a_compiled_step_of_training_equals_the_plain_one(net: SmallNet, images: Tensor) -> None:
     torch._dynamo.reset()
     plain = copy.deepcopy(net)
