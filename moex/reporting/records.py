@@ -20,41 +20,52 @@ FILES = (RESULT, "metrics.csv")
 CURVES = "learning_curves.png"
 
 
-def find_runs(folder: Path) -> list[Run]:
-    """The finished runs below a folder, by name and seed.
+def find_runs(*folders: Path) -> list[Run]:
+    """The finished runs below some folders, by name and seed.
 
     Raises:
-        ValueError: there is none, a file is missing or unreadable, or runs of one name differ in their recipes.
+        ValueError: there is none below one of them, a file is missing or unreadable, runs of one recipe and seed came
+            out differently, or those of one name differ in their recipes.
     """
-    runs = sorted(read_runs([folder]), key=lambda run: (run.name, run.seed))
+    runs = sorted(read_runs(folders), key=lambda run: (run.name, run.seed))
     for run in runs:
         _ = run.history
-    for one, other in pairwise(runs):
+    _check_names(runs)
+    return runs
+
+
+def _check_names(runs: Sequence[Run]) -> None:
+    for one, other in pairwise(sorted(runs, key=lambda run: (run.name, run.seed))):
         ours, theirs = one.result["recipe"], other.result["recipe"]
         different = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if one.name == other.name and different:
             raise ValueError(
                 f"{one.folder} and {other.folder} are both {one.name!r} and differ in {', '.join(different)}"
             )
-    return runs
 
 
 def add_runs(record: Path, folders: Sequence[Path]) -> None:
-    """Copies the finished runs below some folders into a record.
+    """Copies the finished runs below some folders into a record; nothing is copied where one does not fit.
 
     Raises:
-        ValueError: there is none below one of them, or the record holds another run in its place.
+        ValueError: as `find_runs`, of these runs and the record's together; or the record holds another run in the
+            place of one.
     """
-    for folder in folders:
-        for run in find_runs(folder):
-            target = record / run.name.replace("/", "_") / f"seed{run.seed}"
-            for name in FILES:
-                old, new = target / name, run.folder / name
-                if old.exists() and old.read_bytes() != new.read_bytes():
-                    raise ValueError(f"{old} is another run than {new}: delete it first if it is to be replaced")
-            target.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                shutil.copyfile(run.folder / name, target / name)
+    runs = find_runs(*folders)
+    copies = {
+        record / run.name.replace("/", "_") / f"seed{run.seed}" / name: run.folder / name
+        for run in runs
+        for name in FILES
+    }
+    for old, new in copies.items():
+        if old.exists() and old.read_bytes() != new.read_bytes():
+            raise ValueError(f"{old} is another run than {new}: delete it first if it is to be replaced")
+    if any(record.rglob(RESULT)):
+        _check_names([*find_runs(record), *runs])
+    for new, source in copies.items():
+        if not new.exists():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, new)
 
 
 def write_record(record: Path, *, command: str, against: str | None = None) -> list[Path]:

@@ -96,6 +96,23 @@ def test_another_run_is_not_written_over(outputs, tmp_path):
     assert summarise(find_runs(tmp_path / "record"), "last")["error, %"].tolist()[-1].startswith("12.00")
 
 
+def test_nothing_is_copied_where_a_recipe_differs(outputs, tmp_path):
+    record = tmp_path / "record"
+    add_runs(record, [outputs])
+    before = sorted(record.rglob("*"))
+    write_run(tmp_path / "other" / "a", "new", 0, 0.5)
+    write_run(tmp_path / "other" / "b", "plain", 9, 0.5, recipe={"model.name": "resnet20"})
+    with pytest.raises(ValueError, match=r"are both 'plain' and differ in augmentation.steps, model.name"):
+        add_runs(record, [tmp_path / "other"])
+    assert sorted(record.rglob("*")) == before
+
+
+def test_a_records_own_runs_may_be_named_again(outputs, tmp_path):
+    add_runs(tmp_path / "record", [outputs])
+    add_runs(tmp_path / "record", [tmp_path / "record", outputs])
+    assert len(find_runs(tmp_path / "record")) == 4
+
+
 def test_recipes_of_one_name_agree(outputs):
     write_run(outputs / "plain" / "other" / "seed9", "plain", 9, 0.5, recipe={"model.name": "resnet20"})
     with pytest.raises(ValueError, match=r"are both 'plain' and differ in augmentation.steps, model.name"):
