@@ -30,18 +30,14 @@ def find_runs(*folders: Path) -> list[Run]:
     runs = sorted(read_runs(folders), key=lambda run: (run.name, run.seed))
     for run in runs:
         _ = run.history
-    _check_names(runs)
-    return runs
-
-
-def _check_names(runs: Sequence[Run]) -> None:
-    for one, other in pairwise(sorted(runs, key=lambda run: (run.name, run.seed))):
+    for one, other in pairwise(runs):
         ours, theirs = one.result["recipe"], other.result["recipe"]
         different = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         if one.name == other.name and different:
             raise ValueError(
                 f"{one.folder} and {other.folder} are both {one.name!r} and differ in {', '.join(different)}"
             )
+    return runs
 
 
 def add_runs(record: Path, folders: Sequence[Path]) -> None:
@@ -51,17 +47,16 @@ def add_runs(record: Path, folders: Sequence[Path]) -> None:
         ValueError: as `find_runs`, of these runs and the record's together; or the record holds another run in the
             place of one.
     """
-    runs = find_runs(*folders)
     copies = {
         record / run.name.replace("/", "_") / f"seed{run.seed}" / name: run.folder / name
-        for run in runs
+        for run in find_runs(*folders)
         for name in FILES
     }
     for old, new in copies.items():
         if old.exists() and old.read_bytes() != new.read_bytes():
             raise ValueError(f"{old} is another run than {new}: delete it first if it is to be replaced")
     if any(record.rglob(RESULT)):
-        _check_names([*find_runs(record), *runs])
+        find_runs(record, *folders)
     for new, source in copies.items():
         if not new.exists():
             new.parent.mkdir(parents=True, exist_ok=True)
