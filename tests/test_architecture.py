@@ -89,6 +89,8 @@ def test_the_configuration_is_taken_apart_in_one_place():
     assert [name for name, theirs in sorted(runs.items()) if "config" in theirs] == [
         "build.py",
         "candidates.py",  # to find the network of a run that was trained,
+        "checks.py",  # whether its parts fit together,
+        "device.py",  # where it runs,
         "evaluation.py",  # whose data sets have settings of their own,
         "session.py",  # to claim it before anything is built,
         "worker.py",  # and to find the folder of a run that may be finished.

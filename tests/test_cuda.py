@@ -24,7 +24,8 @@ from moex.data.source import ResidentImages
 from moex.data.speech_commands import SpeechCommands
 from moex.engine import evaluate, predict, train_epoch
 from moex.metrics import score
-from moex.run.build import build_run, choose_device, load_sources
+from moex.run.build import build_run, load_sources
+from moex.run.device import choose_device
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)

@@ -11,7 +11,7 @@ from moex import data
 from moex.config import identify_weights, known_keys
 from moex.optim import OPTIMIZERS, SCHEDULES
 from moex.reporting.manifests import paper_numbers, read_tables
-from moex.run.build import check_network
+from moex.run.checks import check_network
 
 ABSENT = object()
 TABLES = read_tables(CONFIGS.with_name("experiments"), experiments=EXPERIMENTS)

@@ -14,7 +14,7 @@ from program import REPOSITORY, run
 from moex.config import parse, recipe
 from moex.reporting.manifests import read_studies, read_tables
 from moex.reporting.tables import CHOSEN, DIFFERENCES, HIGH, LOW, tabulate
-from moex.run.build import check_network
+from moex.run.checks import check_network
 
 DIFFERENCE = DIFFERENCES["last"]
 STUDIES = read_studies(CONFIGS.with_name("experiments"))

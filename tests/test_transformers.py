@@ -13,7 +13,7 @@ from composition import composed
 import moex
 from moex import models
 from moex.features import record_features
-from moex.run.build import check_network
+from moex.run.checks import check_network
 
 SIZES = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 3}
 STAGES = {"img_size": 32, "window_size": 4, "embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2)}

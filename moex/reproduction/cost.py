@@ -9,7 +9,8 @@ import torch
 from moex.config import Config
 from moex.data.source import ResidentTensors
 from moex.engine import train_epoch
-from moex.run.build import build_run, choose_device, load_sources
+from moex.run.build import build_run, load_sources
+from moex.run.device import choose_device
 
 STEPS = 3
 # Images of a step on a CPU, if a whole batch takes longer than so many seconds.

@@ -1,23 +1,19 @@
 """The one place where a configuration is taken apart: from it to the parts of a run, each with its own settings."""
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
-from torch.distributed import get_node_local_rank
 
 from moex import data, models
-from moex.augmentation.base import IMAGES, PairStep
 from moex.augmentation.mixing import FEW
 from moex.beyond_moments import keep_moments, remove_moments
 from moex.checkpoint import CheckpointConfig
-from moex.config import Config, RuntimeConfig, recipe, run_folder
+from moex.config import Config, recipe, run_folder
 from moex.data import TEST, TRAIN, VALIDATION, Request, Source
 from moex.distributed.communication import share_gradients, world_size
 from moex.engine import State, Training
@@ -242,135 +238,6 @@ def few_samples(source: Source) -> torch.Tensor:
     indices = torch.arange(min(len(source), FEW))
     inputs, _ = next(iter(source.batches([Request(indices, torch.arange(len(indices)))])))
     return inputs
-
-
-def visible_gpus(runtime: RuntimeConfig) -> int:
-    """How many GPUs a run may use on this machine; 0 trains on the CPU. Leaves CUDA as it is.
-
-    Raises:
-        ValueError: CUDA was asked for and is not there.
-    """
-    wanted = runtime.device
-    gpus = 0 if wanted == "cpu" else torch.cuda.device_count()
-    if wanted == "cuda" and not gpus:
-        raise ValueError("runtime.device is 'cuda' and this machine has no CUDA device: use auto or cpu")
-    if runtime.sync_batchnorm and not gpus:
-        raise ValueError("runtime.sync_batchnorm is true: PyTorch has it for GPUs alone, and this run is on the CPU")
-    return gpus
-
-
-def choose_device(runtime: RuntimeConfig) -> torch.device:
-    """The device of this rank, and torch's global switches for it.
-
-    Raises:
-        ValueError: CUDA was asked for and is not there.
-    """
-    device = torch.device("cpu")
-    if visible_gpus(runtime):
-        device = torch.device("cuda", get_node_local_rank(fallback_rank=0))
-        torch.cuda.set_device(device)
-    if runtime.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not runtime.deterministic
-    # fp32 means float32: no TensorFloat-32, which torch takes for convolutions unless told otherwise. On the CPU
-    # tf32 means float32 too, where torch would take what the processor has.
-    tf32 = runtime.precision == "tf32" and device.type == "cuda"
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
-    return device
-
-
-def check_network(config: Config) -> None:
-    """Passes two inputs through the network on the meta device, where neither data nor memory is needed.
-
-    An exchange is then looked at with weights, on a few images of noise: where it changes nothing, labels would be
-    mixed without their features.
-
-    Raises:
-        ValueError: there is no such network, an option or a point does not exist, the network cannot take inputs of
-            this size, a step of the mixing list cannot treat them or the features, or an exchange changes nothing.
-    """
-    shape, classes = config.dataset.shape, config.dataset.num_classes
-    for step_name, step in config.augmentation.used().items():
-        step.check_input(shape, f"augmentation.{step_name}")
-        if (why := config.dataset.unaligned) and isinstance(step, PairStep) and IMAGES in step.places():
-            raise ValueError(f"augmentation.{step_name} cannot mix inputs of {config.dataset.name!r}: {why}")
-    with torch.device("meta"):
-        model = _create_small(config)
-        images, labels = torch.empty(2, *shape), torch.empty(2, classes)
-    mixing = config.augmentation.create(model, num_classes=classes, seed=config.seed)
-    name = config.model.name
-    try:
-        logits = model(images)
-        for plan in mixing.plans_of_every_place(images):
-            with mixing.execute(plan, images, labels) as (mixed, _):
-                model(mixed)
-    # timm and torchvision assert the sizes that their transformers take.
-    except (RuntimeError, AssertionError) as error:
-        size = "×".join(map(str, shape))
-        raise ValueError(
-            f"model {name!r} cannot take the {size} inputs of {config.dataset.name!r}: {str(error).splitlines()[0]}"
-        ) from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
-        answer = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"model {name!r} returns {answer} for two images: it must be logits [2, {classes}]")
-    if mixing.exchanges():
-        seed_torch(config.seed, Purpose.NETWORK)
-        model = create_model(config)
-        mixing = config.augmentation.create(model, num_classes=classes, seed=config.seed)
-        mixing.prepare(config.dataset.random_inputs(FEW))
-
-
-def check_batches(config: Config, samples: int, *, world_size: int) -> None:
-    """Looks whether the network can be trained on the smallest share of a batch, which may be a single sample.
-
-    Args:
-        config: of the run.
-        samples: of the training set.
-        world_size: the number of devices.
-
-    Raises:
-        ValueError: a BatchNorm would meet a single value a channel.
-    """
-    shares = world_size * config.runtime.turns(world_size)
-    last = samples % config.batch_size or config.batch_size
-    sizes = {last, min(samples, config.batch_size)}
-    if min(sizes) // shares > 1:
-        return
-    with torch.device("meta"):
-        model = create_model(config)
-        image = torch.empty(1, *config.dataset.shape)
-    try:
-        model(image)
-    except ValueError as error:
-        raise ValueError(
-            f"batch_size is {config.batch_size}, of {samples:,} samples: a share of the last batch has a single one, "
-            f"on which model {config.model.name!r} cannot be trained ({error}); choose another batch_size"
-        ) from None
-
-
-def _create_small(config: Config) -> nn.Module:
-    """The network on the meta device, where it takes no memory.
-
-    Raises:
-        ValueError: it cannot be built, or would not fit into this machine's memory.
-    """
-    try:
-        model = create_model(config)
-    # Sizes that no tensor can have.
-    except (RuntimeError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"network {config.model.name!r} cannot be built with {config.model.options}: {reason}"
-        ) from None
-    size, memory = sum(value.nbytes for value in model.state_dict().values()), psutil.virtual_memory().total
-    if size > memory:
-        raise ValueError(
-            f"network {config.model.name!r} with {config.model.options} has weights of {size / 2**30:,.0f} GiB: this "
-            f"machine has {memory / 2**30:,.0f} GiB of memory"
-        )
-    return model
 
 
 def create_model(config: Config, *, num_classes: int | None = None) -> nn.Module:

@@ -26,8 +26,8 @@ from moex.reporting.evaluations import save_table, show_table
 from moex.reporting.figures import RELIABILITY, RESPONSE_RATE, reliability_diagram, response_rate_curve
 from moex.reporting.style import save_figure
 from moex.reporting.sweeps import now
-from moex.run.build import choose_device
 from moex.run.candidates import Candidate, find_candidate
+from moex.run.device import choose_device
 from moex.run.folder import commit
 from moex.run.result import device_name, library_versions, write_predictions
 from moex.run.scoring import Outcome, prepare, score_network

@@ -22,15 +22,9 @@ from moex.files import SaveError
 from moex.loggers import Loggers, open_loggers
 from moex.processor import instructions, keep_freed_memory
 from moex.reporting.finished import show
-from moex.run.build import (
-    Run,
-    build_run,
-    check_batches,
-    choose_device,
-    load_sources,
-    load_test_sets,
-    read_initial_weights,
-)
+from moex.run.build import Run, build_run, load_sources, load_test_sets, read_initial_weights
+from moex.run.checks import check_batches
+from moex.run.device import choose_device
 from moex.run.folder import NonFiniteError, claim, find_result, last_checkpoint, resume
 from moex.run.result import ScoringError, device_name, finish
 from moex.run.soundness import check_last

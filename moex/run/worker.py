@@ -19,7 +19,8 @@ from moex.config.checks import check_shares
 from moex.distributed.ranks import STOP_SIGNALS, RankError, StopRequest, run_ranks
 from moex.files import write_text_atomically
 from moex.reporting.sweeps import now
-from moex.run.build import check_network, visible_gpus
+from moex.run.checks import check_network
+from moex.run.device import visible_gpus
 from moex.run.scratch import scratch_folder
 from moex.run.session import train_rank
 
