@@ -1,5 +1,6 @@
 """TensorBoard."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,10 @@ class TensorBoardLogger:
     def __init__(self, folder: Path, *, done: int, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter, summary
 
+        events = folder / "tensorboard"
+        _await_new_second(events)
         # What a killed session logged after its last checkpoint, at step `done`, is trained and logged again.
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+        self._writer: Any = SummaryWriter(str(events), purge_step=done + 1)
         # Into this very file: SummaryWriter.add_hparams opens one of its own, and that at the end alone.
         *begin, self._end = summary.hparams(_hyper_parameters(config), dict.fromkeys(_final_names(), 0.0))
         self._add(*begin)
@@ -61,6 +64,12 @@ class TensorBoardLogger:
     def _add(self, *summaries: Any) -> None:
         for each in summaries:
             self._writer.file_writer.add_summary(each)
+
+
+def _await_new_second(folder: Path) -> None:
+    """TensorBoard reads a folder's files by name: the second of their creation, then the host and the process."""
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.01)
 
 
 def _final_names() -> list[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import time
 
 import pytest
@@ -106,6 +107,18 @@ def test_tensorboard_forgets_what_is_trained_again(tmp_path, read_tensorboard):
         *((step, 10 * step) for step in (4, 5, 6, 7)),
     ]
     killed.close(finished=False)
+
+
+def test_tensorboard_reads_sessions_in_their_order(tmp_path, read_tensorboard, monkeypatch):
+    """Also where two begin within a second: its files are named by seconds, and then by processes."""
+    time.sleep(1 - time.time() % 1)
+    for process, done in ((9999, 0), (10000, 2)):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        session = TensorBoardLogger(tmp_path, done=done, config=CONFIG)
+        for step in (done + 1, done + 2):
+            session.log({"step/loss": step}, step=step)
+        session.close(finished=True)
+    assert [event.step for event in read_tensorboard(tmp_path).Scalars("step/loss")] == [1, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("no_wandb_key")
