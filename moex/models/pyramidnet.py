@@ -7,7 +7,9 @@ stochastic depth can disturb what a block adds to its shortcut, the later the bl
 
 import math
 from itertools import pairwise
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,15 +49,14 @@ class Block(nn.Module):
         self.residual = nn.Sequential(*layers)
         self.regularizer = regularizer
         self.stride = stride
-        self.new_channels = widths[-1] - widths[0]
 
     def forward(self, features: Tensor) -> Tensor:
         """`[B, widths[0], H, W]` to `[B, widths[-1], H/stride, W/stride]`."""
         shortcut = features
         if self.stride > 1:
             shortcut = F.avg_pool2d(features, self.stride, ceil_mode=True)
-        output: Tensor = self.regularizer(self.residual(features))
-        return output + F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
+        output: Tensor = _AddToFirstChannels.apply(self.regularizer(self.residual(features)), shortcut)
+        return output
 
 
 class PyramidNet(nn.Module):
@@ -126,6 +127,28 @@ class PyramidNet(nn.Module):
         features = F.relu(self.bn_final(features))
         logits: Tensor = self.fc(features.mean(dim=(2, 3)))
         return logits
+
+
+class _AddToFirstChannels(torch.autograd.Function):
+    """Adds a tensor of fewer channels in place.
+
+    The sum with a shortcut padded with zeros, whose zeros are neither written nor read again.
+    """
+
+    @staticmethod
+    def forward(residual: Tensor, shortcut: Tensor) -> Tensor:
+        residual[:, : shortcut.shape[1]] += shortcut
+        return residual
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        residual, shortcut = inputs
+        ctx.mark_dirty(residual)
+        ctx.channels = shortcut.shape[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient[:, : ctx.channels]
 
 
 def _regularizers(blocks: int, *, shake_drop: float, stochastic_depth: float) -> list[nn.Module]:

@@ -225,7 +225,11 @@ def test_pyramidnet_is_the_papers(case):
     x = F.relu(weights.norm(x))
     assert weights.exhausted()
     logits = model.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
-    torch.testing.assert_close(model(images), logits)
+    answer = model(images)
+    torch.testing.assert_close(answer, logits)
+    parameters = list(model.parameters())
+    ours, theirs = (torch.autograd.grad(each.square().sum(), parameters) for each in (answer, logits))
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("width", [1, 2])
