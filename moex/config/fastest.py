@@ -15,7 +15,7 @@ def settle_precision(runtime: RuntimeConfig) -> str:
     """Replaces `fastest` by what is fastest here; it changes how a recipe is computed, not what it says.
 
     Args:
-        runtime: its `precision`, `compile` and `cuda_graphs` are set.
+        runtime: its `precision` and `compile` are set.
 
     Returns:
         What was taken and why, in a line; empty where nothing was left open.
@@ -23,8 +23,8 @@ def settle_precision(runtime: RuntimeConfig) -> str:
     if runtime.precision != FASTEST:
         return ""
     if runtime.device != "cpu" and torch.cuda.device_count():
-        runtime.precision, runtime.compile, runtime.cuda_graphs = "bf16", True, True
-        return "runtime.precision=fastest: bf16, compile=true and cuda_graphs=true, on a GPU"
+        runtime.precision, runtime.compile = "bf16", True
+        return "runtime.precision=fastest: bf16 and compile=true, on a GPU"
     native = sorted(FAST_ON["bf16"] & set(instructions()))
     runtime.precision = "bf16" if native else "fp32"
     has = native[0] if native else "no instructions for bf16"
