@@ -87,8 +87,10 @@ def reproduce(arguments: argparse.Namespace) -> int:
             reduction=reduction,
         )
         if arguments.plan:
-            with Console(stderr=True).status("measuring a few steps of each recipe"):
-                text, hours = plan(trainings)
+            with Console(stderr=True).status("measuring") as status:
+                text, hours = plan(
+                    trainings, report=lambda network: status.update(f"measuring a few steps of {network}")
+                )
             print_table(text, Console(), left=("method", "on"))
             print(f"{duration(hours)} of one device are left, of what has its data here")
             return 0

@@ -1,7 +1,7 @@
 """From a table's manifest to its runs: which there are, which are missing, and the jobs that train those."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from moex.config import Config, identify_weights, parse, recipe, run_folder, set
 from moex.reporting.manifests import Cell, Table
 from moex.reporting.runs import RESULT, Run, read_run
 from moex.reporting.tables import ABSENT
-from moex.reproduction.cost import count_samples, measure
+from moex.reproduction.cost import Cost, count_samples, measure
 from moex.run.folder import last_checkpoint
 
 FINISHED, UNFINISHED, MISSING = "finished", "unfinished", "missing"
@@ -147,8 +147,14 @@ def jobs_of(trainings: Sequence[Training]) -> list[list[str]]:
     return list(jobs.values())
 
 
-def plan(trainings: Sequence[Training]) -> tuple[pd.DataFrame, float]:
+def plan(trainings: Sequence[Training], *, report: Callable[[str], None]) -> tuple[pd.DataFrame, float]:
     """What is there of each cell, as text, and what the rest would cost on this machine, by a few steps of it.
+
+    Cells that differ only in what is mixed, which costs next to nothing, share what the first of them took.
+
+    Args:
+        trainings: the runs.
+        report: what is told the name of each network before it is measured, which may take a minute.
 
     Returns:
         A row for each cell, and the device hours that are left, of the cells whose data are here.
@@ -156,6 +162,7 @@ def plan(trainings: Sequence[Training]) -> tuple[pd.DataFrame, float]:
     cells: dict[tuple[str, str], list[Training]] = {}
     for training in trainings:
         cells.setdefault((training.row, training.column), []).append(training)
+    costs: dict[str, Cost] = {}
     rows, total = [], 0.0
     for (row, column), cell in cells.items():
         states = Counter(training.state for training in cell)
@@ -163,7 +170,11 @@ def plan(trainings: Sequence[Training]) -> tuple[pd.DataFrame, float]:
         values = {"method": row, "on": column, "finished": f"{states[FINISHED]} of {len(cell)}{begun}"}
         if left := [training for training in cell if training.state != FINISHED]:
             config = left[0].config
-            cost, samples = measure(config), count_samples(config)
+            network = str((config.model, config.dataset.shape, config.batch_size, config.optimizer, config.runtime))
+            if network not in costs:
+                report(config.model.name)
+                costs[network] = measure(config)
+            cost, samples = costs[network], count_samples(config)
             values["images/s"] = f"{cost.images_per_second:,.3g}"
             values["memory"] = ABSENT if cost.memory is None else f"{cost.memory / 2**30:.1f} GiB"
             values["a run"] = values["left"] = "no data"
