@@ -49,13 +49,18 @@ class Block(nn.Module):
         self.residual = nn.Sequential(*layers)
         self.regularizer = regularizer
         self.stride = stride
+        self.new_channels = widths[-1] - widths[0]
 
     def forward(self, features: Tensor) -> Tensor:
         """`[B, widths[0], H, W]` to `[B, widths[-1], H/stride, W/stride]`."""
         shortcut = features
         if self.stride > 1:
             shortcut = F.avg_pool2d(features, self.stride, ceil_mode=True)
-        output: Tensor = _AddToFirstChannels.apply(self.regularizer(self.residual(features)), shortcut)
+        residual: Tensor = self.regularizer(self.residual(features))
+        # Trained networks are traced, and TorchScript traces no addition in place by a function.
+        if not self.training:
+            return residual + F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
+        output: Tensor = _AddToFirstChannels.apply(residual, shortcut)
         return output
 
 

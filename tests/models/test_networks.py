@@ -112,6 +112,18 @@ def test_a_step_reaches_every_parameter(case, channels, size):
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.parametrize("case", sorted({*SMALL} - {"pyramidnet110"}))
+def test_a_trained_network_can_be_taken_elsewhere(case, tmp_path):
+    """By torch.export, and by TorchScript, which others still load."""
+    model = create(case, in_channels=3)[0].eval()
+    images = torch.randn(2, 3, 32, 32)
+    torch.jit.save(torch.jit.trace(model, images), tmp_path / "model.pt")
+    exported = torch.export.export(model, (images,)).module()
+    for network in (torch.jit.load(tmp_path / "model.pt"), exported):
+        torch.testing.assert_close(network(images), model(images))
+
+
 @pytest.mark.parametrize("case", ["resnet56", *SMALL[1:]])
 def test_initialisation_has_the_published_law(case):
     """Convolutions N(0, 2 / (k·k·channels out)) without bias; BatchNorm 1 and 0; the classifier as torch draws it.
@@ -198,14 +210,15 @@ def test_resnet_is_the_papers():
     torch.testing.assert_close(model(images), logits)
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("case", ["pyramidnet110", "pyramidnet56"])
-def test_pyramidnet_is_the_papers(case):
+def test_pyramidnet_is_the_papers(case, training):
     """Han et al. 2017, figure 6d: BN-conv-BN-ReLU-conv-BN, shortcuts that pool and pad zeros behind."""
     options = CIFAR_NETWORKS[case][0]
     bottleneck, alpha = options.get("bottleneck", True), options["alpha"]
     depth = int(case.removeprefix("pyramidnet"))
     blocks = (depth - 2) // (9 if bottleneck else 6)
-    model = shaken(case)
+    model = shaken(case).train(training)
     images = torch.randn(2, 3, 32, 32)
     weights = Weights(model)
     x = weights.norm(weights.conv(images))
