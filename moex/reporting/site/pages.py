@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from moex.reporting.manifests import Table
 from moex.reporting.records import provenance
@@ -271,11 +272,15 @@ def _list_duplicates(exhibit: Exhibit) -> Grid | None:
     return _grid(pd.DataFrame(rows))
 
 
-def _cost(benchmarks: Sequence[Benchmark]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What MoEx costs in time: the sections of the benchmark that measure it."""
-    return [
-        (part.title, [(row[""], row["added time"]) for row in part.rows[1:]])
-        for benchmark in benchmarks
-        for part in benchmark.parts
-        if part.title.startswith("MoEx in every step")
-    ]
+def _cost(benchmarks: Sequence[Benchmark]) -> list[tuple[Markup, list[tuple[str, list[tuple[str, str]]]]]]:
+    """What MoEx costs in time: on what it was measured, and the sections of the benchmark that measure it."""
+    measured = []
+    for benchmark in benchmarks:
+        parts = [
+            (part.title, [(row[""], row["added time"]) for row in part.rows[1:]])
+            for part in benchmark.parts
+            if part.title.startswith("MoEx in every step")
+        ]
+        if parts:
+            measured.append((render_markdown(benchmark.provenance), parts))
+    return measured
