@@ -150,7 +150,7 @@ def jobs_of(trainings: Sequence[Training]) -> list[list[str]]:
 def plan(trainings: Sequence[Training], *, report: Callable[[str], None]) -> tuple[pd.DataFrame, float]:
     """What is there of each cell, as text, and what the rest would cost on this machine, by a few steps of it.
 
-    Cells that differ only in what is mixed, which costs next to nothing, share what the first of them took.
+    Cells that differ in nothing that a step takes time for, such as CIFAR-10 and CIFAR-100, share what it took.
 
     Args:
         trainings: the runs.
@@ -170,11 +170,12 @@ def plan(trainings: Sequence[Training], *, report: Callable[[str], None]) -> tup
         values = {"method": row, "on": column, "finished": f"{states[FINISHED]} of {len(cell)}{begun}"}
         if left := [training for training in cell if training.state != FINISHED]:
             config = left[0].config
-            network = str((config.model, config.dataset.shape, config.batch_size, config.optimizer, config.runtime))
-            if network not in costs:
+            names = ("model", "augmentation", "batch_size", "optimizer", "runtime")
+            step = str([config.dataset.shape, *(getattr(config, name) for name in names)])
+            if step not in costs:
                 report(config.model.name)
-                costs[network] = measure(config)
-            cost, samples = costs[network], count_samples(config)
+                costs[step] = measure(config)
+            cost, samples = costs[step], count_samples(config)
             values["images/s"] = f"{cost.images_per_second:,.3g}"
             values["memory"] = ABSENT if cost.memory is None else f"{cost.memory / 2**30:.1f} GiB"
             values["a run"] = values["left"] = "no data"
