@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from moex.reporting.manifests import Table
 from moex.reporting.records import provenance
@@ -24,7 +23,7 @@ from moex.reporting.site.answers import (
 from moex.reporting.site.exchange import Exchange, draw_pair
 from moex.reporting.site.exhibits import RECORDS, RUNS, STUDIES, TABLES, Exhibit, predictions_of
 from moex.reporting.site.pictures import Picture, file_name, to_svg
-from moex.reporting.site.throughput import Benchmark, draw_ratios, render_markdown
+from moex.reporting.site.throughput import Benchmark, Part, draw_ratios, render_markdown
 from moex.reporting.tables import markdown
 
 HEADINGS = {TABLES: "Tables of the paper, and of our own", STUDIES: "Studies", RECORDS: "Records", RUNS: "Other runs"}
@@ -78,6 +77,7 @@ def render_site(
         lstrip_blocks=True,
     )
     environment.globals |= {"command": command, "headings": HEADINGS}
+    environment.filters["markdown"] = render_markdown
     answers = find_answers(exhibits)
     files: dict[str, str] = {"index.html": ""}
     pictures: list[Picture] = []
@@ -100,8 +100,7 @@ def render_site(
             duplicates=_list_duplicates(exhibit),
         )
     speeds = [
-        (benchmark, [(part, render_markdown(part.text), draw_ratios(benchmark, part)) for part in benchmark.parts])
-        for benchmark in benchmarks
+        (benchmark, [(part, draw_ratios(benchmark, part)) for part in benchmark.parts]) for benchmark in benchmarks
     ]
     pictures += [picture for _, parts in speeds for *_, picture in parts if picture is not None]
     render("throughput.html", "throughput.html", speeds=speeds)
@@ -272,15 +271,7 @@ def _list_duplicates(exhibit: Exhibit) -> Grid | None:
     return _grid(pd.DataFrame(rows))
 
 
-def _cost(benchmarks: Sequence[Benchmark]) -> list[tuple[Markup, list[tuple[str, list[tuple[str, str]]]]]]:
-    """What MoEx costs in time: on what it was measured, and the sections of the benchmark that measure it."""
-    measured = []
-    for benchmark in benchmarks:
-        parts = [
-            (part.title, [(row[""], row["added time"]) for row in part.rows[1:]])
-            for part in benchmark.parts
-            if part.title.startswith("MoEx in every step")
-        ]
-        if parts:
-            measured.append((render_markdown(benchmark.provenance), parts))
-    return measured
+def _cost(benchmarks: Sequence[Benchmark]) -> list[tuple[Benchmark, list[Part]]]:
+    """The benchmarks that measure what MoEx costs in time, with the sections in which they do."""
+    parts = [[part for part in each.parts if part.title.startswith("MoEx in every step")] for each in benchmarks]
+    return [(benchmark, theirs) for benchmark, theirs in zip(benchmarks, parts, strict=True) if theirs]
